@@ -4,7 +4,7 @@
 //! by what it comes to. What is kept of a block is packed against what is known of it already, so reading its receipts takes
 //! its body.
 //!
-//! Rules: `spec/ledger.md`, HISTORY-1, HISTORY-11; `spec/recovery.md`, RECOVER-1, RECOVER-6.
+//! Rules: `spec/ledger.md`, HISTORY-1, HISTORY-11; `spec/recovery.md`, RECOVER-1, RECOVER-6; `spec/snapshot.md`, SNAP-20.
 
 use crate::block::BlockRecord;
 use crate::ledger::{BODY, CERTIFICATE, CONTINUATIONS, RECEIPTS, ROOT, at, height_in};
@@ -104,6 +104,19 @@ impl Bodies {
         root_in(&*self.kv, height)
     }
 
+    /// Whether there is what it takes to come from the state before a height, which has a root if that is known, to the state
+    /// after it: the height's block, or that the height left nothing.
+    ///
+    /// # Errors
+    /// As [`Bodies::block`], if there is not.
+    // spec: SNAP-20
+    pub fn lead_over(&self, height: Height, before: Option<Root>) -> Result<(), LedgerError> {
+        match self.block(height) {
+            Err(LedgerError::NoBlock { .. }) if before.is_some() && self.root(height)? == before => Ok(()),
+            found => found.map(|_| ()),
+        }
+    }
+
     /// What the engine certified of a height, as it is kept.
     ///
     /// # Errors
@@ -175,6 +188,22 @@ fn body_in(kv: &dyn Kv, height: Height) -> Result<(Block, Vec<u8>), LedgerError>
     Ok((block, body))
 }
 
+/// The height of the last block that is known up to a height: that one, or if it left nothing and was taken in without its
+/// block, the one below.
+// spec: SNAP-20
+fn known_by(kv: &dyn Kv, height: Height) -> Result<Height, LedgerError> {
+    let up_to = Range { end: Some(at(BODY, height.next())), ..Range::prefix(&[BODY], 1) };
+    let found = kv.range(&up_to.reversed())?;
+    let known = found.first().and_then(|(key, _)| height_in(key)).ok_or(LedgerError::NoBlock { height })?;
+    if known < height {
+        let root = root_in(kv, height)?;
+        if root.is_none() || root_in(kv, known)? != root {
+            return Err(LedgerError::NoBlock { height });
+        }
+    }
+    Ok(known)
+}
+
 /// The first height there is a block of.
 pub(crate) fn first_in(kv: &dyn Kv) -> Result<Option<Height>, StoreError> {
     let found = kv.range(&Range::prefix(&[BODY], 1))?;
@@ -214,9 +243,10 @@ pub(crate) fn last_by(
     // Times never run backwards, so the last one is found by halving.
     while low < high {
         let middle = Height(low.0 + (high.0 - low.0).div_ceil(2));
-        match block(middle)?.time <= time {
+        let known = known_by(kv, middle)?;
+        match block(known)?.time <= time {
             true => low = middle,
-            false => high = Height(middle.0 - 1),
+            false => high = Height(known.0 - 1),
         }
     }
     // Nothing shows that it is this one.
@@ -228,12 +258,13 @@ pub(crate) fn last_by(
 
 impl<H: Hasher> Ledger<H> {
     /// Runs the blocks of another database on this chain, up to a height, and commits each. What a block comes to is
-    /// compared with what was kept of it: its receipts, and its root where that is. Returns how many were run: fewer than there
-    /// are up to that height if `progress` breaks it off.
+    /// compared with what was kept of it: its receipts, and its root where that is. A height that left nothing, and whose block was
+    /// never here, is taken in as such. Returns how many were run: fewer than there are up to that height if `progress` breaks it
+    /// off.
     ///
     /// # Errors
     /// [`LedgerError::Differs`] at the first block that came to something else; or what running and committing say.
-    // spec: RECOVER-1
+    // spec: RECOVER-1, SNAP-20
     pub fn run_kept(
         &self,
         bodies: &Bodies,
@@ -244,20 +275,33 @@ impl<H: Hasher> Ledger<H> {
         while self.height() < to {
             let height = self.height().next();
             let differs = |what: String| LedgerError::Differs { height, what };
-            let (block, receipts) = kept_in(&*bodies.kv, height)?;
-            let pending = self.run(block, Refused::Receipt)?;
-            if pending.executed().receipts != receipts {
-                let first = first_other(self.registry(), pending.executed(), &receipts);
-                return Err(differs(first.unwrap_or_else(|| "its receipts".to_owned())));
-            }
-            if bodies.root(height)?.is_some_and(|kept| kept != pending.root()) {
-                return Err(differs("run again it comes to another root".to_owned()));
-            }
+            let kept = match kept_in(&*bodies.kv, height) {
+                // With a body and no receipts there was a block.
+                Err(LedgerError::NoBlock { .. })
+                    if bodies.kv.get(&at(BODY, height))?.is_none() && bodies.root(height)? == Some(self.root()) =>
+                {
+                    None
+                }
+                kept => Some(kept?),
+            };
             if let Some(certificate) = bodies.certificate(height)? {
                 self.keep_certificate(height, certificate);
             }
-            self.commit(pending)?;
-            blocks += 1;
+            match kept {
+                Some((block, receipts)) => {
+                    let pending = self.run(block, Refused::Receipt)?;
+                    if pending.executed().receipts != receipts {
+                        let first = first_other(self.registry(), pending.executed(), &receipts);
+                        return Err(differs(first.unwrap_or_else(|| "its receipts".to_owned())));
+                    }
+                    if bodies.root(height)?.is_some_and(|kept| kept != pending.root()) {
+                        return Err(differs("run again it comes to another root".to_owned()));
+                    }
+                    self.commit(pending)?;
+                    blocks += 1;
+                }
+                None => self.take_nothing(height)?,
+            }
             if progress(height).is_break() {
                 break;
             }

@@ -5,7 +5,7 @@
 //! out is the chain's state at that height or an error that names the first height at which it is not. This chain is only
 //! read.
 //!
-//! Rules: `spec/ledger.md`, HISTORY-7.
+//! Rules: `spec/ledger.md`, HISTORY-7; `spec/snapshot.md`, SNAP-20.
 
 use crate::bodies::last_by;
 use crate::genesis::Genesis;
@@ -44,6 +44,8 @@ pub struct Rebuilt {
     pub root: Root,
     /// Blocks that were run.
     pub blocks: u64,
+    /// Heights between that left nothing and were taken in without their block: they are again.
+    pub without_block: u64,
     /// Operations of those that took effect, each with the state hash it had.
     pub operations: u64,
     /// Heights whose root was compared; those of the others are no longer kept.
@@ -177,7 +179,7 @@ impl<H: Hasher> Ledger<H> {
         if to < first {
             return Ok(None);
         }
-        match self.block(first) {
+        match self.block_to_run(first) {
             Ok(_) => Ok(None),
             Err(LedgerError::NoBlock { height }) => Ok(Some(height)),
             Err(error) => Err(error.into()),
@@ -186,8 +188,15 @@ impl<H: Hasher> Ledger<H> {
 
     fn run_on(&self, made: &Self, to: Height, progress: &mut dyn FnMut(Height, Root)) -> Result<Rebuilt, RebuildError> {
         let from = made.height();
-        let mut rebuilt =
-            Rebuilt { from, height: from, root: made.root(), blocks: 0, operations: 0, roots_compared: 0 };
+        let mut rebuilt = Rebuilt {
+            from,
+            height: from,
+            root: made.root(),
+            blocks: 0,
+            without_block: 0,
+            operations: 0,
+            roots_compared: 0,
+        };
         let compare = |height: Height, found: Root, rebuilt: &mut Rebuilt| match self.root_at(height)? {
             Some(expected) if expected != found => {
                 let what = format!("the root is {found}, the chain's was {expected}");
@@ -202,26 +211,34 @@ impl<H: Hasher> Ledger<H> {
         while rebuilt.height < to {
             let height = rebuilt.height.next();
             let differs = |what: String| RebuildError::Differs { height, what };
-            let pending =
-                made.run(self.block(height)?, Refused::Receipt).map_err(|error| differs(error.to_string()))?;
-            let executed = pending.executed();
-            if let Some(what) = self.difference(executed)? {
-                return Err(differs(what));
-            }
-            if let Some(audit) = self.block_audit(height)?
-                && executed.audit.as_ref().map(|appended| &appended.records) != Some(&audit)
-            {
-                return Err(differs("its audit records".to_owned()));
-            }
-            rebuilt.operations += executed.operations();
-            compare(height, pending.root(), &mut rebuilt)?;
             if let Some(certificate) = self.certificate(height)? {
                 made.keep_certificate(height, certificate);
             }
-            let root = made.commit(pending)?.root;
-            (rebuilt.height, rebuilt.root) = (height, root);
-            rebuilt.blocks += 1;
-            progress(height, root);
+            match self.block_to_run(height)? {
+                Some(block) => {
+                    let pending = made.run(block, Refused::Receipt).map_err(|error| differs(error.to_string()))?;
+                    let executed = pending.executed();
+                    if let Some(what) = self.difference(executed)? {
+                        return Err(differs(what));
+                    }
+                    if let Some(audit) = self.block_audit(height)?
+                        && executed.audit.as_ref().map(|appended| &appended.records) != Some(&audit)
+                    {
+                        return Err(differs("its audit records".to_owned()));
+                    }
+                    rebuilt.operations += executed.operations();
+                    compare(height, pending.root(), &mut rebuilt)?;
+                    made.commit(pending)?;
+                    rebuilt.blocks += 1;
+                }
+                None => {
+                    compare(height, made.root(), &mut rebuilt)?;
+                    made.take_nothing(height)?;
+                    rebuilt.without_block += 1;
+                }
+            }
+            (rebuilt.height, rebuilt.root) = (height, made.root());
+            progress(height, rebuilt.root);
         }
         Ok(rebuilt)
     }

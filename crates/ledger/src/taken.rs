@@ -131,6 +131,17 @@ impl<H: Hasher> Ledger<H> {
         Ok(self.tell(committed))
     }
 
+    /// Takes in a height that left nothing, and of whose block nothing else is known.
+    // spec: SNAP-20
+    pub(crate) fn take_nothing(&self, height: Height) -> Result<(), LedgerError> {
+        let certified = Certified { height, record: None, root: self.root() };
+        match self.take_diff(&certified, &Diff::default()) {
+            Ok(_) => Ok(()),
+            Err(TakeError::Ledger(error)) => Err(error),
+            Err(error) => unreachable!("an empty diff leaves the root as it is: {error}"),
+        }
+    }
+
     /// Runs the next block and commits it, if it comes to what is certified. None for a height that changed nothing:
     /// nothing is known of its block but that. What is run for it has the time of the last one; where a hook asks for that, and so
     /// does something, the height is taken in as by [`Ledger::take_diff`].

@@ -888,10 +888,9 @@ impl<'a, H: Hasher> Place<'a, H> {
         }
         self.allow(target.height.0 - height.0)?;
         let bodies = self.bodies.as_ref().map_err(Failed::clone)?;
-        for end in [height.next(), target.height] {
-            bodies.block(end).map_err(of_ledger)?;
-        }
-        Ok(())
+        let below = target.height.prev().unwrap_or_default();
+        bodies.lead_over(height.next(), Some(root)).map_err(of_ledger)?;
+        bodies.lead_over(target.height, bodies.root(below).map_err(of_ledger)?).map_err(of_ledger)
     }
 }
 
@@ -925,7 +924,8 @@ impl<H: Hasher> World for Place<'_, H> {
             }
             Strategy::BlockReplay => {
                 if target.height > self.base() {
-                    self.bodies.as_ref().ok()?.block(self.base().next()).ok()?;
+                    let (bodies, base) = (self.bodies.as_ref().ok()?, self.base());
+                    bodies.lead_over(base.next(), bodies.root(base).ok()?).ok()?;
                 }
                 Some(blocks(self.base()))
             }

@@ -42,6 +42,23 @@ impl<H: Hasher> Ledger<H> {
         Ok(block)
     }
 
+    /// The block of a height, to run it again; none of a height that left nothing and was taken in without its block, which
+    /// nobody can run.
+    ///
+    /// # Errors
+    /// As [`Ledger::block`].
+    // spec: SNAP-20
+    pub(crate) fn block_to_run(&self, height: Height) -> Result<Option<Block>, LedgerError> {
+        match self.block(height) {
+            Err(LedgerError::NoBlock { .. })
+                if self.root_on_record(height)?.is_some() && BlockRecord::read(&self.view(), height)?.is_none() =>
+            {
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
+    }
+
     /// The lowest height there is a block of here; none if there is none at all.
     ///
     /// # Errors

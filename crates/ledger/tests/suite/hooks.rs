@@ -8,15 +8,16 @@ use keelstone_execution::{
     Transition, When, denied, namespace, transition,
 };
 use keelstone_ledger::{
-    AuditEvent, AuditWalk, Block, Certified, ChangedBy, Continuation, Executed, Genesis, KeyError, Ledger, LedgerError,
-    PoolLimits, Progress, Refused, ReplayError, Signature, SignedTransaction, TakeError, Until, Verdict, check_key,
-    execute, verify_transition,
+    AuditEvent, AuditWalk, Block, Bodies, Certified, ChangedBy, Continuation, Executed, Genesis, KeyError, Ledger,
+    LedgerError, PoolLimits, Progress, RebuildError, Refused, ReplayError, Replayed, Signature, SignedTransaction,
+    TakeError, Until, Verdict, check_key, execute, verify_transition,
 };
 use keelstone_store::Store;
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::kv::{Batch, Kv as _, MemoryKv};
 use keelstone_tree::Blake3;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 #[namespace("market")]
@@ -508,6 +509,77 @@ fn a_block_that_left_nothing_is_taken_in_whatever_time_it_had() {
     let error = other.take_block(&step(Height(2)).0, None).unwrap_err();
     assert!(matches!(error, TakeError::Differs { height: Height(2), .. }), "{error}");
     assert_eq!(other.height(), Height(1));
+}
+
+/// spec: SNAP-20, HISTORY-4, HISTORY-7, RECOVER-1. A node that took in a height that left nothing without its block runs its history
+/// again all the same. A block that is lost of a height that left something is missed.
+#[test]
+fn history_runs_again_over_a_height_that_left_nothing_and_has_no_block() {
+    let mut registry = registry();
+    registry.register::<Clock, Wind>().begin_block::<Clock, Early>();
+    registry.check().unwrap();
+    let begin = |kv: &Arc<MemoryKv>| -> Chain {
+        Ledger::create(store(), kv.clone(), registry.clone(), &genesis(), PoolLimits::default()).unwrap()
+    };
+    let (chain, kv) = (begin(&Arc::default()), Arc::<MemoryKv>::default());
+    let follower = begin(&kv);
+    for (height, time) in [(1, 1_000), (2, 4_000), (3, 4_000), (4, 5_000), (5, 6_000)] {
+        let transactions = match height {
+            1 => vec![signed(1, 0, vec![op(&Wind { at: 3_500 })])],
+            4 => vec![signed(1, 1, vec![op(&Wind { at: 9_000 })])],
+            _ => vec![],
+        };
+        let block = Block { height: Height(height), time: Timestamp(time), proposer: proposer(), transactions };
+        chain.commit(chain.run(block, Refused::Receipt).unwrap()).unwrap();
+        let header = chain.header(Height(height)).unwrap();
+        let certified = Certified { height: Height(height), record: header.record, root: header.root.unwrap() };
+        match &certified.record {
+            Some(_) => follower.take_block(&certified, Some(chain.block(Height(height)).unwrap())).unwrap(),
+            None => follower.take_diff(&certified, &keelstone_tree::Diff::default()).unwrap(),
+        };
+    }
+    let has_block = |height: &u64| follower.block(Height(*height)).is_ok();
+    let kept: Vec<u64> = (1..=5).filter(has_block).collect();
+    assert_eq!((kept.as_slice(), follower.root()), (&[1, 4, 5][..], chain.root()));
+
+    let count = |found: Replayed| (found.blocks, found.without_block, found.compared, found.root);
+    let all = follower.replay_from_genesis(&genesis(), Height(5), &mut |_, _| ()).unwrap();
+    assert_eq!(count(all), (3, 2, 6, chain.root()));
+    let range = follower.replay(Height(2)..=Height(4), &mut |_, _| ()).unwrap();
+    assert_eq!(count(range), (1, 2, 4, chain.root_at(Height(4)).unwrap().unwrap()));
+
+    let made = Arc::<MemoryKv>::default();
+    let (again, rebuilt) = follower.rebuild(&genesis(), Height(5), store(), made.clone(), &mut |_, _| ()).unwrap();
+    assert_eq!((rebuilt.blocks, rebuilt.without_block, rebuilt.roots_compared), (3, 2, 6));
+    assert_eq!((again.root(), again.height()), (chain.root(), Height(5)));
+    assert_eq!(again.replay(Height(1)..=Height(5), &mut |_, _| ()).unwrap().without_block, 2);
+
+    let bodies = Bodies::over(kv.clone());
+    let fresh = begin(&Arc::default());
+    assert_eq!(fresh.run_kept(&bodies, Height(5), &mut |_| ControlFlow::Continue(())).unwrap(), 3);
+    assert_eq!((fresh.root(), fresh.height()), (chain.root(), Height(5)));
+    // Such a height counts as of the time of the last block that is known below it.
+    for (time, expected) in [(999, 0), (1_000, 3), (3_400, 3), (4_999, 3), (5_000, 4), (5_999, 4), (6_000, 5)] {
+        let until = follower.height_until(Until::Time(Timestamp(time))).unwrap();
+        let kept = bodies.at_time(Timestamp(time), Height(0)).unwrap();
+        assert_eq!((until.0, kept.map_or(0, |height| height.0)), (expected, expected), "{time}");
+    }
+    for height in (1..=5).map(Height) {
+        let before = follower.root_at(height.prev().unwrap()).unwrap();
+        bodies.lead_over(height, before).unwrap();
+    }
+
+    let body = [&b"b"[..], &4u64.to_be_bytes()].concat();
+    kv.write(std::mem::take(Batch::new().delete(body))).unwrap();
+    let is_missed = |error: &LedgerError| matches!(error, LedgerError::NoBlock { height: Height(4) });
+    let replayed = follower.replay(Height(1)..=Height(5), &mut |_, _| ()).unwrap_err();
+    assert!(matches!(&replayed, ReplayError::Ledger(error) if is_missed(error)), "{replayed}");
+    let rebuilt = follower.rebuild(&genesis(), Height(5), store(), Arc::<MemoryKv>::default(), &mut |_, _| ());
+    assert!(matches!(rebuilt.map(|_| ()).unwrap_err(), RebuildError::Ledger(error) if is_missed(&error)));
+    let run = begin(&Arc::default()).run_kept(&bodies, Height(5), &mut |_| ControlFlow::Continue(()));
+    assert!(is_missed(&run.unwrap_err()));
+    assert!(is_missed(&bodies.lead_over(Height(4), follower.root_at(Height(3)).unwrap()).unwrap_err()));
+    assert!(is_missed(&bodies.at_time(Timestamp(4_999), Height(0)).unwrap_err()));
 }
 
 /// spec: EXEC-23, GENESIS-1. Rules that begin or end with the chain: what is there below its first block alone never was, and what is

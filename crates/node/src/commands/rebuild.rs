@@ -78,13 +78,16 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.say(out.ink(Ink::Good, "✓ every block came to what the chain's record says"));
     out.row("height", format_args!("{} (from {})", grouped(rebuilt.height.0), grouped(rebuilt.from.0)));
     out.row("blocks", grouped(rebuilt.blocks));
+    if rebuilt.without_block > 0 {
+        out.row("without a block", format_args!("{} (they left nothing)", grouped(rebuilt.without_block)));
+    }
     out.row("operations", grouped(rebuilt.operations));
     out.row("roots compared", grouped(rebuilt.roots_compared));
     out.row("root", rebuilt.root.0);
     out.row("home", options.out.display());
     out.emit(&json!({
         "height": rebuilt.height.0, "from": rebuilt.from.0, "root": rebuilt.root.0, "blocks": rebuilt.blocks,
-        "operations": rebuilt.operations, "roots_compared": rebuilt.roots_compared,
+        "without_block": rebuilt.without_block, "operations": rebuilt.operations, "roots_compared": rebuilt.roots_compared,
         "home": options.out.display().to_string(),
     }));
     Ok(Exit::Ok)

@@ -37,12 +37,15 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.say(out.ink(Ink::Good, "✓ the same blocks give the same roots"));
     out.row("heights", format_args!("{} to {}", grouped(from.0), grouped(to.0)));
     out.row("blocks", grouped(replayed.blocks));
+    if replayed.without_block > 0 {
+        out.row("without a block", format_args!("{} (they left nothing)", grouped(replayed.without_block)));
+    }
     out.row("transactions", grouped(replayed.transactions));
     out.row("roots compared", grouped(replayed.compared));
     out.row("root", replayed.root.0);
     out.emit(&json!({
-        "blocks": replayed.blocks, "transactions": replayed.transactions, "roots_compared": replayed.compared,
-        "from": from.0, "height": to.0, "root": replayed.root.0,
+        "blocks": replayed.blocks, "without_block": replayed.without_block, "transactions": replayed.transactions,
+        "roots_compared": replayed.compared, "from": from.0, "height": to.0, "root": replayed.root.0,
     }));
     Ok(Exit::Ok)
 }
