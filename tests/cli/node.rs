@@ -250,6 +250,16 @@ fn blocks_that_were_left_behind_are_gone() {
     // Whoever has read all there was misses nothing.
     assert_eq!(first_events(&node, "", "Last-Event-ID: 2.1\r\n").0, "200");
     assert_eq!(first_events(&node, "", "Last-Event-ID: 2.0\r\n").0, "410");
+    // Nobody is told that what ran there never did.
+    let unknown = format!("/v1/transactions/{}", "0".repeat(64));
+    let told = |of: &str| {
+        let (status, body) = node.json(&unknown);
+        assert_eq!((status, &body["error"]["code"]), (404, &json!("not_found")), "{body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains(of), "{body}");
+    };
+    told("this node has no blocks");
+    send(home.path(), 0, &json!([post("third")]));
+    told("in the blocks of this node, which begin at 3");
 }
 
 /// A block is told of later as it was when it came, also where its state is no longer kept.

@@ -540,6 +540,24 @@ impl<H: Hasher> Local<H> {
         Ok(found.filter(|found| *found == signed).map(|_| id))
     }
 
+    /// What is said of a transaction of which nothing is known here: not that there is none, if there are blocks that this node does
+    /// not have.
+    // spec: SNAP-13
+    fn no_transaction(&self, id: &TxId) -> Result<String, Refusal> {
+        let ledger = self.ledger();
+        let first = ledger.facts().initial_height;
+        Ok(match ledger.lowest_block()? {
+            Some(lowest) if lowest > first => format!(
+                "there is no transaction {id} in the blocks of this node, which begin at {lowest}; \
+                 a node that has those from {first} on knows of all"
+            ),
+            None if ledger.height() >= first => format!(
+                "this node has no blocks, so it does not know of transaction {id}; a node that has those from {first} on does"
+            ),
+            _ => format!("there is no transaction {id}"),
+        })
+    }
+
     /// Why there is no block of a height: with the heights of which there are, if it is above or below those.
     fn no_block(&self, error: LedgerError) -> Refusal {
         let (LedgerError::NoBlock { height } | LedgerError::NotYet { height, .. }) = error else { return error.into() };

@@ -282,6 +282,7 @@ impl Application {
             height: height(call.height)?,
             time: timestamp(call.time.as_ref())?,
             proposer: call.proposer_address.to_vec(),
+            next_validators: call.next_validators_hash.to_vec(),
             transactions: call.txs,
         })?;
         *self.ran_for.lock().unwrap_or_else(PoisonError::into_inner) = started.elapsed();

@@ -1431,6 +1431,34 @@ fn an_engine_that_has_blocks_is_asked_once() {
     node.stop();
 }
 
+/// spec: LEDGER-8, LEDGER-9. An engine of another chain that stands where this one does, and has its proposer, has no block run:
+/// others are to vote on its next.
+#[test]
+fn a_block_whose_voters_are_others_is_not_run() {
+    use crate::cometbft::certificate::validators_hash;
+    let place = Place::new();
+    let node = place.start();
+    node.connect().init(&place);
+    let ours = &place.genesis.validators;
+    let other = Validator { key: key(7).public(), power: 10 };
+    let with = |voters: &[Validator]| proto::RequestFinalizeBlock {
+        next_validators_hash: validators_hash(voters).to_vec().into(),
+        ..block(1, vec![])
+    };
+    for voters in [&[other][..], &[ours[0], other], &[Validator { power: 11, ..ours[0] }]] {
+        let why = node.connect().exception(Call::FinalizeBlock(with(voters)));
+        assert!(why.contains("block 1 is of another chain: it names next validators"), "{why}");
+        let why = node.connect().exception(Call::Commit(proto::RequestCommit {}));
+        assert!(why.contains("has not decided"), "{why}");
+    }
+    assert!(!node.health.failed.load(Ordering::Relaxed));
+    let mut again = node.connect();
+    again.finalize(with(ours));
+    again.commit();
+    assert_eq!(again.info().last_block_height, 1);
+    node.stop();
+}
+
 /// spec: LEDGER-9. A second engine on the socket is refused by name while the first is there, and one that starts again is let
 /// in. What an engine decides that cannot follow is its own doing: nothing that is stored has failed.
 #[test]

@@ -15,9 +15,10 @@ use prost::Message as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use tendermint_proto::v0_38::crypto::{PublicKey, public_key::Sum};
 use tendermint_proto::v0_38::types::{
     BlockId, BlockIdFlag, CanonicalBlockId, CanonicalPartSetHeader, CanonicalVote, Commit, CommitSig, Header,
-    SignedHeader, SignedMsgType,
+    SignedHeader, SignedMsgType, SimpleValidator,
 };
 
 /// Why a header certifies nothing. Whoever sent it has to act.
@@ -189,6 +190,20 @@ pub(crate) fn header_hash(header: &Header) -> [u8; 32] {
     merkle(&fields)
 }
 
+/// The hash by which a header names who votes: the root of a tree over their keys and powers, the most powerful first, of
+/// equal power by address. There is at least one (LEDGER-8).
+pub(crate) fn validators_hash(validators: &[Validator]) -> [u8; 32] {
+    let mut order: Vec<(u64, Address, &Validator)> =
+        validators.iter().map(|validator| (validator.power, address_of(&validator.key), validator)).collect();
+    order.sort_unstable_by(|(power, address, _), (other, at, _)| other.cmp(power).then(address.cmp(at)));
+    let encoded = |(power, _, validator): &(u64, Address, &Validator)| {
+        let pub_key = PublicKey { sum: Some(Sum::Ed25519(validator.key.as_bytes().to_vec())) };
+        let voting_power = i64::try_from(*power).expect("at most POWER_MAX");
+        SimpleValidator { pub_key: Some(pub_key), voting_power }.encode_to_vec()
+    };
+    merkle(&order.iter().map(encoded).collect::<Vec<_>>())
+}
+
 /// The root of RFC 6962 over a list that is not empty.
 fn merkle(items: &[Vec<u8>]) -> [u8; 32] {
     match items {
@@ -239,6 +254,13 @@ mod tests {
         assert_eq!(certificate.height, Height(2));
         let root = "bc17b615a5f3729a340fe688dd4ab84197d63856ead504f9fbb026ac797173e9";
         assert_eq!(certificate.root.0.to_string(), root);
+    }
+
+    /// spec: LEDGER-8. Who votes has the hash that CometBFT gave them.
+    #[test]
+    fn who_votes_has_the_hash_that_headers_name() {
+        let header = signed().header.unwrap();
+        assert_eq!(validators_hash(&validators()).to_vec(), header.validators_hash);
     }
 
     /// spec: LEDGER-7. Whatever is changed, it certifies nothing.

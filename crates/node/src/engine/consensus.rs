@@ -64,6 +64,8 @@ pub(crate) struct Decided {
     pub(crate) height: Height,
     pub(crate) time: Timestamp,
     pub(crate) proposer: Vec<u8>,
+    /// The hash of who votes on the next block, in the engine's form; empty if it does not say.
+    pub(crate) next_validators: Vec<u8>,
     pub(crate) transactions: Vec<Bytes>,
 }
 
@@ -255,7 +257,11 @@ impl<H: Hasher> Consensus for Local<H> {
             return Ok(ran.answer.clone());
         }
         let ledger = self.ledger();
-        let proposer = proposer(&self.validators()?, &decided)?;
+        let validators = self.validators()?;
+        let proposer = proposer(&validators, &decided)?;
+        if decided.height == ledger.height().next() {
+            same_voters(&validators, &decided)?;
+        }
         let decoded = decided.transactions.iter().enumerate().map(|(index, bytes)| {
             SignedTransaction::from_bytes(bytes).map_err(|error| {
                 // No honest validator votes for such a block (LEDGER-6), so this chain cannot go on from here.
@@ -391,6 +397,22 @@ fn proposer(validators: &Validators, decided: &Decided) -> Result<PublicKey, Fai
         let address = hex::encode(&decided.proposer);
         Failure::usage(format!("block {} is by {address}, which is no validator of this state", decided.height))
     })
+}
+
+/// Whether the engine counts on those to vote on the next block who do by the state below this one. Another chain's engine, which
+/// may well stand at the same height and have a validator in common, does not.
+// spec: LEDGER-8
+fn same_voters(validators: &Validators, decided: &Decided) -> Result<(), Failure> {
+    let (found, expected) = (decided.next_validators.as_slice(), certificate::validators_hash(&validators.active));
+    if found.is_empty() || found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (hex::encode(found), hex::encode(expected));
+    Err(Failure::usage(format!(
+        "block {} is of another chain: it names next validators {found}, those of this state are {expected}",
+        decided.height
+    ))
+    .hint("this engine is not the one of this chain; docs/cometbft.md says what to do"))
 }
 
 fn result_of(signed: &SignedTransaction, receipt: &Receipt, gas_wanted: u64) -> TxResult {

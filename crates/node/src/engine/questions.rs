@@ -201,7 +201,7 @@ impl<H: Hasher> Chain for Local<H> {
             Ok(None) | Err(LedgerError::NotYet { .. }) => {
                 return Err(match self.ledger().waiting(&id) {
                     Some(_) => Refusal::Waiting(id.0),
-                    None => Refusal::NotFound(format!("there is no transaction {id}")),
+                    None => Refusal::NotFound(self.no_transaction(&id)?),
                 });
             }
             Err(error) => return Err(error.into()),

@@ -1,10 +1,10 @@
 //! A chain of headers made here, servers on real sockets that give it, and all they can do wrong.
 
 use super::*;
-use crate::cometbft::certificate::{header_hash, vote_bytes};
+use crate::cometbft::certificate::{header_hash, validators_hash, vote_bytes};
 use crate::cometbft::keys::address_of;
 use keelstone_codec::Root;
-use keelstone_ledger::SecretKey;
+use keelstone_ledger::{SecretKey, Validator};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -77,6 +77,22 @@ fn set(voters: &[(u8, u64)]) -> Set {
 
 fn hash_of(voters: &[(u8, u64)]) -> Vec<u8> {
     set(voters).hash_with::<step::Sha>().as_bytes().to_vec()
+}
+
+/// spec: LEDGER-8. What this crate takes for the hash of who votes is what the light client takes for it, in whatever order they come.
+#[test]
+fn who_votes_has_the_hash_that_the_light_client_computes() {
+    let mut voters = [(5, 10), (1, 10), (4, 7), (2, 1 << 40), (3, 10)];
+    let ours = |voters: &[(u8, u64)]| {
+        let ours = voters.iter().map(|(number, power)| Validator { key: known(*number).0.public(), power: *power });
+        validators_hash(&ours.collect::<Vec<_>>()).to_vec()
+    };
+    let theirs = hash_of(&voters);
+    assert_eq!(ours(&voters), theirs);
+    voters.reverse();
+    assert_eq!(ours(&voters), theirs);
+    voters[0].1 += 1;
+    assert_ne!(ours(&voters), theirs);
 }
 
 /// The header of a height, not signed. It certifies the root below.
