@@ -1,7 +1,7 @@
 //! Chains of blocks made beforehand, with all that is true of them: what followers are judged by.
 
 use crate::chain::{Keeps, State, options, read_all};
-use keelstone_codec::{ChainId, Encode as _, Fixed, Height, Root, Text, Timestamp};
+use keelstone_codec::{ChainId, Encode as _, Fixed, Hash, Height, Root, Text, Timestamp};
 use keelstone_ledger::modules::{agents, memes, standard};
 use keelstone_ledger::{Bundle, Genesis, Ledger, Mode, Operation, PoolLimits, SecretKey, Transaction};
 use keelstone_store::files::MemoryFiles;
@@ -19,6 +19,9 @@ pub(crate) const HEIGHTS: u64 = 70;
 pub(crate) struct Blocks {
     /// What its nodes agree on.
     pub(crate) params: SnapshotParams,
+    pub(crate) genesis: Genesis,
+    /// The database of its blocks.
+    pub(crate) kv: Arc<MemoryKv>,
     ledger: Ledger<Blake3>,
     /// Of each height from the first on: the version, what changed it, and its block.
     heights: Vec<(Version, Diff, Vec<u8>)>,
@@ -35,9 +38,18 @@ impl Blocks {
         self.of(height.clamp(1, HEIGHTS)).0
     }
 
+    /// The state of a height.
+    pub(crate) fn view(&self, height: Height) -> View<Blake3> {
+        self.ledger.view_at(height).expect("all states are kept")
+    }
+
     /// The entries of a height.
     pub(crate) fn state(&self, height: Height) -> State {
-        read_all(&self.ledger.view_at(height).expect("all states are kept"))
+        read_all(&self.view(height))
+    }
+
+    pub(crate) fn genesis_hash(&self) -> Hash {
+        self.ledger.genesis_hash()
     }
 
     /// One that puts so many posts into a block, and none into some heights.
@@ -55,7 +67,7 @@ impl Blocks {
         let options = Options { recent_versions: 100, ..options() };
         let store = Store::create(Arc::new(MemoryFiles::new()), options).expect("memory does not fail");
         let (kv, pool) = (Arc::new(MemoryKv::new()), PoolLimits::default());
-        let ledger = Ledger::create(store, kv, standard(), &genesis, pool).expect("memory does not fail");
+        let ledger = Ledger::create(store, kv.clone(), standard(), &genesis, pool).expect("memory does not fail");
         let (mut heights, mut nonce) = (Vec::new(), 0);
         for height in 1..=HEIGHTS {
             let posts = if is_full(height) { posts } else { 0 };
@@ -87,7 +99,7 @@ impl Blocks {
             let diff = ledger.store().diff_at(version.height).expect("it is kept").diff();
             heights.push((version, diff, committed.block.to_bytes()));
         }
-        Self { params, ledger, heights }
+        Self { params, genesis, kv, ledger, heights }
     }
 }
 
@@ -131,7 +143,7 @@ impl Versions for KeptBlocks {
         if !(self.oldest..=self.newest).contains(&height.0) {
             return Ok(None);
         }
-        let view = self.chain.ledger.view_at(height).expect("all states are kept");
+        let view = self.chain.view(height);
         Ok(Some((view.root(), view)))
     }
 

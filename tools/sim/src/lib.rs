@@ -1,5 +1,5 @@
-//! Many lives of a node that joins, of one that has joined and follows, and of one that keeps its state whole: the machines
-//! of `keelstone_sync`, a real store or ledger, and around them a network and a disk that do their worst, in one thread and
+//! Many lives of a node that joins, of one that has joined and follows, of one that keeps its state whole, and of one that recovers:
+//! the machines of `keelstone_sync`, a real store or ledger, and around them a network and a disk that do their worst, in one thread and
 //! from one seed.
 //!
 //! Each run has five peers, of which one at least is honest; what the others do is drawn from [`Manner`]. Messages are
@@ -24,6 +24,7 @@ mod following;
 mod joining;
 mod liar;
 pub mod neglect;
+mod recovering;
 mod tending;
 pub mod toy;
 mod world;
@@ -38,6 +39,8 @@ use keelstone_sync::peers::{Effect, EntriesError, Event, Joiner, Settings, Tick,
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::Blake3;
 pub use liar::Manner;
+pub use recovering::Blunder;
+use recovering::Recovering;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tending::Tending;
@@ -160,6 +163,14 @@ pub fn follow_among<F: Follows>(seed: u64, liars: Manner) -> Result<Outcome, Str
 /// What does not hold.
 pub fn tend<T: Tends>(seed: u64) -> Result<Outcome, String> {
     Tending::<T>::new(seed, None).run()
+}
+
+/// One run of a node that recovers a damaged state, with the blunder of that number.
+///
+/// # Errors
+/// What does not hold.
+pub fn recover<const BLUNDER: usize>(seed: u64) -> Result<Outcome, String> {
+    Recovering::<BLUNDER>::new(seed).run()
 }
 
 /// As [`tend`], and one peer is honest and the other four all behave like this.

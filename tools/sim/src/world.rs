@@ -6,6 +6,7 @@ use crate::dice::Dice;
 use crate::liar::{Manner, Node};
 use keelstone_store::files::{Fault, FaultyFiles};
 use keelstone_sync::peers::{Effect, Ended, Event, Frame, PeerId, Request, ServerLimits, Settings, Tick, Version};
+use keelstone_sync::recovery::Strategy;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Until then the network loses, parts and delays, disks fail and the target moves; after it, only liars are left.
@@ -24,13 +25,16 @@ pub struct Outcome {
     pub requests: u64,
     /// Lives of the node.
     pub lives: u64,
-    /// Of whoever tends a state, how often its store did not open and was built anew.
+    /// Of whoever tends a state, how often its store did not open and was built anew; of whoever recovers, lives that came to
+    /// nothing.
     pub rebuilt: u64,
     /// Liars that were banned; for whoever tends a state, alarms.
     pub banned: u64,
     /// Entries of the state that came out; for whoever follows, heights that were taken in; for whoever tends a state, entries
     /// that were had again from peers.
     pub amount: u64,
+    /// Of whoever recovers, what led to the target, unless a switch that was cut off did.
+    pub by: Option<Strategy>,
     /// How the peers behaved.
     pub manners: Vec<Manner>,
 }

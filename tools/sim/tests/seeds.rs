@@ -1,4 +1,4 @@
-//! Simulated seeds of the machines that join, that follow and that tend a state, and clients whose planted bugs they find.
+//! Simulated seeds of the machines that join, that follow, that tend a state and that recover one, and clients whose planted bugs they find.
 //!
 //! A failure says its seed. `KEELSTONE_SIM_FROM=seed KEELSTONE_SIM_SEEDS=1 cargo test -p keelstone-sim every_seed` runs it
 //! again; `cargo xtask sim N` runs many.
@@ -7,18 +7,23 @@
 use keelstone_sim::careless::{Careless, Slip};
 use keelstone_sim::neglect::{Lapse, Neglectful};
 use keelstone_sim::toy::{Bug, Toy};
-use keelstone_sim::{Careful, Manner, Outcome, follow, follow_among, run, run_among, tend, tend_among};
+use keelstone_sim::{
+    Blunder, Careful, Manner, Outcome, follow, follow_among, recover, run, run_among, tend, tend_among,
+};
 use keelstone_sync::peers::{Follower, Joiner};
+use keelstone_sync::recovery::Strategy;
 use keelstone_tree::Blake3;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 type Machine = Joiner<Blake3>;
 
-/// Seeds of a node that joins in the tests, of one that follows, and of one that tends its state.
+/// Seeds of a node that joins in the tests, of one that follows, of one that tends its state, and of one that recovers it.
 const SEEDS: u64 = 5_000;
 const FOLLOWED_SEEDS: u64 = 500;
 const TENDED_SEEDS: u64 = 100;
+const RECOVERED_SEEDS: u64 = 200;
 
 /// What a seed comes to, or what is wrong, with the seed.
 fn judge(
@@ -39,6 +44,8 @@ struct Storm {
     rebuilt: u64,
     banned: u64,
     amount: u64,
+    /// How often each strategy of a recovery led to the target.
+    by: BTreeMap<Strategy, u64>,
 }
 
 impl Storm {
@@ -48,6 +55,7 @@ impl Storm {
         let next = AtomicU64::new(first);
         let threads = thread::available_parallelism().map_or(2, |threads| threads.get().min(64));
         let (mut wrong, mut lives, mut rebuilt, mut banned, mut requests, mut amount) = (Vec::new(), 0, 0, 0, 0, 0);
+        let mut by = BTreeMap::new();
         thread::scope(|scope| {
             let work = || {
                 let mut outcomes = Vec::new();
@@ -73,22 +81,23 @@ impl Storm {
                         rebuilt += outcome.rebuilt;
                         requests += outcome.requests;
                         amount += outcome.amount;
+                        outcome.by.into_iter().for_each(|strategy| *by.entry(strategy).or_default() += 1);
                     }
                     Err(error) => wrong.push(error),
                 }
             }
         });
         println!(
-            "{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans, {rebuilt} built anew, {amount} in all"
+            "{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans, {rebuilt} built anew, {amount} in all, {by:?}"
         );
         assert!(wrong.is_empty(), "{wrong:#?}");
-        Self { count, lives, rebuilt, banned, amount }
+        Self { count, lives, rebuilt, banned, amount, by }
     }
 
     /// Enough nodes died, and of few the store did not open; enough liars were found out, and there was enough to do: so much
     /// in each run.
     fn assert_it_was_one(&self, each: u64) {
-        let Self { count, lives, rebuilt, banned, amount } = *self;
+        let Self { count, lives, rebuilt, banned, amount, .. } = *self;
         let is_one = banned > count / 2 && lives > count && 3 * rebuilt < lives && amount > each * count;
         assert!(
             count < 100 || is_one,
@@ -119,6 +128,7 @@ fn a_seed_gives_the_same_run_each_time() {
         assert_eq!(judge(seed, run::<Machine>), judge(seed, run::<Machine>));
         assert_eq!(judge(seed, follow::<Follower>), judge(seed, follow::<Follower>));
         assert_eq!(judge(seed, tend::<Careful>), judge(seed, tend::<Careful>));
+        assert_eq!(judge(seed, recover::<0>), judge(seed, recover::<0>));
     }
 }
 
@@ -281,5 +291,45 @@ fn a_node_that_tends_its_state_among_four_of_a_kind_keeps_it_and_has_it_whole() 
         for seed in 0..2 {
             judge(seed, |seed| tend_among::<Careful>(seed, liars)).unwrap_or_else(|wrong| panic!("{liars:?}: {wrong}"));
         }
+    }
+}
+
+/// spec: RECOVER-1, RECOVER-2, RECOVER-3, RECOVER-4, RECOVER-7, RECOVER-9, SNAP-19. Whatever disk, snapshots, blocks and peers do: what
+/// counts is what counted before or all of the target, what was fetched stays until it is built, nobody is banned who did not
+/// lie, and with one way that leads there the target is had again.
+#[test]
+fn every_seed_of_a_recovery_ends_with_the_target() {
+    let storm = Storm::of(RECOVERED_SEEDS, recover::<0>);
+    let Storm { count, lives, rebuilt, banned, .. } = storm;
+    let each = Strategy::ALL.iter().all(|strategy| storm.by.get(strategy).is_some_and(|times| times * 20 > count));
+    let is_one = each && banned > count / 10 && 5 * lives > 6 * count && 4 * rebuilt > count;
+    assert!(
+        count < 100 || is_one,
+        "the storm is not what it should be: {banned} bans, {lives} lives, {rebuilt} in vain"
+    );
+}
+
+fn blunder<const BLUNDER: usize>() -> Option<String> {
+    let seeds = if BLUNDER == 0 { 50 } else { 1_000 };
+    (0..seeds).find_map(|seed| judge(seed, recover::<BLUNDER>).err())
+}
+
+/// These runs find what is wrong with whoever recovers, too.
+#[test]
+fn a_sound_recovery_passes_and_each_blunder_is_found() {
+    assert_eq!(blunder::<0>(), None, "the sound one");
+    let found = [
+        blunder::<1>(),
+        blunder::<2>(),
+        blunder::<3>(),
+        blunder::<4>(),
+        blunder::<5>(),
+        blunder::<6>(),
+        blunder::<7>(),
+    ];
+    assert_eq!(found.len() + 1, Blunder::ALL.len());
+    for (blunder, found) in Blunder::ALL[1..].iter().zip(found) {
+        let found = found.unwrap_or_else(|| panic!("{blunder:?} was not noticed"));
+        println!("{blunder:?}: {}", found.chars().take(160).collect::<String>());
     }
 }

@@ -81,7 +81,7 @@ cargo xtask syscalls [N]       kill what puts a state into a home at every call 
 cargo xtask interleavings [N]  let the store's threads run in N orders (100,000) in each of the tests that try orders
 cargo xtask tsan               the store's stress test under ThreadSanitizer (needs the sources of the standard library)
 cargo xtask joins [ARGUMENTS]  join four nodes over real sockets: speed, kills, half of them gone (--keys 10000000: 10 GB of disk)
-cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000), one follow, and one keep its state whole";
+cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000), one follow, one keep its state whole, and one recover it";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -222,7 +222,7 @@ fn tsan() -> ExitCode {
     run_tests(&mut command)
 }
 
-/// The simulated nodes of the tests that join, that follow and that tend their state, many more of each. A failure prints the
+/// The simulated nodes of the tests that join, that follow, that tend their state and that recover it, many more of each. A failure prints the
 /// seed to look at.
 fn sim(seeds: u64) -> ExitCode {
     let test = ["test", "--locked", "-p", "keelstone-sim", "--test", "seeds", "--", "--nocapture", "every_seed"];

@@ -26,7 +26,15 @@ pub(crate) fn chain_id() -> ChainId {
 }
 
 pub(crate) fn options() -> Options {
-    Options { segment_bytes: 1 << 20, page_segment_bytes: 1 << 20, background: false, ..Options::default() }
+    // Little in memory: each of some thousand stores would take all of it anew.
+    let value_cache_bytes = 8 << 20;
+    Options {
+        segment_bytes: 1 << 20,
+        page_segment_bytes: 1 << 20,
+        value_cache_bytes,
+        background: false,
+        ..Options::default()
+    }
 }
 
 pub(crate) fn store() -> Store<Blake3> {
