@@ -43,6 +43,7 @@ const PANICS: u8 = 1;
 const SPINS: u8 = 2;
 const FAILS_AFTER: u8 = 3;
 const SWELLS: u8 = 4;
+const CLOSED: u8 = 5;
 
 impl Bank {
     fn charge(&mut self, who: PublicKey, amount: u64) -> Result<(), Denied> {
@@ -92,6 +93,18 @@ impl Transition<Bank> for Nosy {
     type Output = bool;
     fn apply(&self, _: &mut Draft<Bank>, cx: &mut Context) -> Result<bool, Denied> {
         Ok(cx.transaction().is_ok())
+    }
+}
+
+/// Lets nobody in while the bank is closed.
+#[transition("bank.gate/1")]
+struct Gate;
+
+impl Transition<Bank> for Gate {
+    type Output = ();
+    fn apply(&self, bank: &mut Draft<Bank>, _: &mut Context) -> Result<(), Denied> {
+        ensure!(bank.mood.get_or_default()? != CLOSED, "it is closed");
+        Ok(())
     }
 }
 
@@ -316,10 +329,65 @@ fn who_cannot_pay_is_not_let_in() {
     assert_eq!(paid(&chain, 51) + balance(&chain, 51), 150);
 }
 
+/// spec: EXEC-25, TX-10. Whom a later hook keeps out has paid nothing to the one before it.
+#[test]
+fn who_is_not_let_in_pays_nothing() {
+    let charge_first = || {
+        let mut registry = registry();
+        registry.before_transaction::<Bank, Gate>();
+        registry
+    };
+    let gate_first = || {
+        let mut registry = Registry::new();
+        registry.register::<Bank, Pay>().register::<Bank, Mood>().event::<Charged>();
+        registry.before_transaction::<Bank, Gate>().before_transaction::<Bank, Charge>();
+        registry
+    };
+    for registry in [charge_first(), gate_first()] {
+        registry.check().unwrap();
+        who_meets_a_closed_gate_pays_nothing(&bank(registry));
+    }
+}
+
+fn who_meets_a_closed_gate_pays_nothing(chain: &Chain) {
+    let made = next(chain, vec![signed(1, 0, vec![op(&Mood { is: CLOSED })]), signed(2, 0, vec![pay(1, 7)])]);
+    let receipts = chain.receipts(chain.height()).unwrap();
+    assert!(receipts[0].succeeded());
+    let Verdict::Refused { code: 19, reason } = &receipts[1].verdict else { panic!("{receipts:?}") };
+    assert_eq!(reason.to_string(), "bank.gate/1 does not let it in: denied: it is closed");
+    assert!(made.iter().all(|batch| batch.by != Some(receipts[1].transaction)), "{made:?}");
+    assert_eq!((balance(chain, 2), paid(chain, 2)), (1_000, 0));
+    assert!(paid(chain, 1) > BASE);
+    assert_eq!(chain.next_nonce(&key(2).public()).unwrap(), Some(0));
+    history_holds_from(chain, &genesis());
+}
+
+/// spec: BLOCK-2, BLOCK-9, EXEC-25. What hooks around a transaction use is of the block's gas.
+#[test]
+fn the_gas_of_hooks_is_the_blocks() {
+    let chain = bank(registry());
+    let around: u64 = next(&chain, vec![signed(1, 0, vec![pay(2, 5)])]).iter().map(|made| made.gas_used).sum();
+    let own = chain.receipts(chain.height()).unwrap()[0].gas_used;
+    assert!(around > 1);
+    for (less, is_let_in) in [(0, true), (1, false)] {
+        let mut tight = genesis();
+        tight.limits.continuation_gas_max = 1;
+        tight.limits.block_gas_max = tight.limits.bundle_gas_max + own + around - less;
+        let chain: Chain =
+            Ledger::create(store(), Arc::new(MemoryKv::new()), registry(), &tight, PoolLimits::default()).unwrap();
+        next(&chain, vec![signed(1, 0, vec![pay(2, 5)]), signed(3, 0, vec![pay(2, 5)])]);
+        let receipts = chain.receipts(chain.height()).unwrap();
+        assert_eq!((receipts[0].succeeded(), receipts[1].succeeded()), (true, is_let_in), "{receipts:?}");
+        let code = Refusal::BlockFull { gas_used: 0 }.code();
+        let is_full = matches!(receipts[1].verdict, Verdict::Refused { code: found, .. } if found == code);
+        assert_eq!(is_full, !is_let_in);
+    }
+}
+
 /// spec: EXEC-25. A hook that breaks keeps everybody out before, and leaves what has happened after; it has little gas in either place.
 #[test]
 fn a_hook_that_breaks_is_told_and_bounded() {
-    for (mood, said) in [(PANICS, "panicked"), (SPINS, "gas"), (SWELLS, "65536")] {
+    for (mood, said) in [(PANICS, "panicked"), (SPINS, "out of gas: the limit is 10000000"), (SWELLS, "65536")] {
         let chain = bank(registry());
         next(&chain, vec![signed(1, 0, vec![op(&Mood { is: mood })])]);
         let refusal = chain.submit(&signed(2, 0, vec![pay(1, 1)]).to_bytes()).unwrap_err();
