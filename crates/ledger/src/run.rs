@@ -733,7 +733,7 @@ mod tests {
     use crate::transaction::Transaction;
     use crate::vouched::Vouched;
     use keelstone_codec::{Blob, ChainId, Fixed, Text};
-    use keelstone_execution::{Operation, SessionId};
+    use keelstone_execution::{Context, Denied, Draft, Item, Operation, SessionId, Transition, namespace, transition};
     use keelstone_tree::{Blake3, MemoryTree};
     use std::num::NonZeroUsize;
     use std::sync::Mutex;
@@ -785,6 +785,43 @@ mod tests {
         let taken = run.receipts.iter().take_while(|receipt| receipt.succeeded()).count();
         // Ten times four thousand bytes, of which each counts four times, behind the note.
         assert_eq!(taken, 1 + 1_000_000 / 160_000 + 1, "{:?}", run.changes.bytes());
+    }
+
+    #[namespace("weighty")]
+    struct Weighty {
+        said: Item<u64>,
+    }
+
+    /// Says much, whatever is sent.
+    #[transition("weighty.say/1")]
+    struct Say;
+
+    impl Transition<Weighty> for Say {
+        type Output = Vec<u8>;
+        fn apply(&self, weighty: &mut Draft<Weighty>, _: &mut Context) -> Result<Vec<u8>, Denied> {
+            let said = weighty.said.get()?.unwrap_or_default();
+            weighty.said.set(&(said + 1))?;
+            Ok(vec![7; 4_000])
+        }
+    }
+
+    /// spec: BLOCK-7, BLOCK-9. What hooks around transactions give weighs as what transactions give: else they would be records that no
+    /// node can hold.
+    #[test]
+    fn what_hooks_gave_is_of_what_a_block_may_give() {
+        let mut registry = standard();
+        registry.before_transaction::<Weighty, Say>();
+        registry.check().unwrap();
+        let mut state = MemoryTree::<Blake3>::new();
+        state.apply(&Genesis::new(ChainId::new("test-1").unwrap()).first_state().unwrap().diff);
+        let transactions = (1..=20).map(|person| arrival(person, 0)).collect();
+        let block = Block { height: Height(1), time: Timestamp(1), proposer: key(200).public(), transactions };
+        let room = Room { full: 100_000, ..Room::default() };
+        let root = state.root();
+        let run = execute_within(&registry, state, root, block, Refused::Receipt, &InOrder::default(), room).unwrap();
+        let taken = run.receipts.iter().take_while(|receipt| receipt.succeeded()).count();
+        // Four thousand bytes, of which each counts four times, with each; what they change beside it is little.
+        assert!(run.changes.bytes() < 40_000 && (5..=7).contains(&taken), "{taken}: {:?}", run.changes.bytes());
     }
 
     /// spec: BLOCK-2, BLOCK-7. Once a block has changed so much, it takes no transaction more: with the number of one for

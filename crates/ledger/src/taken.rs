@@ -4,7 +4,7 @@
 //! to. The record's digest says whether a diff is the one the block made, so a wrong one is its sender's fault; a right one
 //! that leads elsewhere shows that the state here is not the chain's. Either is found before anything is written.
 //!
-//! Rules: `spec/snapshot.md`, SNAP-11; `spec/ledger.md`, HISTORY-1.
+//! Rules: `spec/snapshot.md`, SNAP-11, SNAP-20; `spec/ledger.md`, HISTORY-1.
 
 use crate::audit::interrupt_audit;
 use crate::block::{Block, BlockRecord};
