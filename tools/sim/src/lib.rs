@@ -2,7 +2,7 @@
 //! the machines of `keelstone_sync`, a real store or ledger, and around them a network and a disk that do their worst, in one thread and
 //! from one seed.
 //!
-//! Each run has five peers, of which one at least is honest; what the others do is drawn from [`Manner`]. Messages are
+//! Each run has five peers, of which, but for recoveries, one at least is honest; what the others do is drawn from [`Manner`]. Messages are
 //! late, out of order or lost, peers go and come back, the node is killed and its power is cut, its disk fills up and
 //! fails, and the chain grows and prunes meanwhile. After a minute the storm ends: only the liars are left, and in some
 //! runs a chain that goes on growing.
@@ -12,7 +12,9 @@
 //! is the certified one. Of whoever follows: after each height, and whenever it starts again, its root is the chain's;
 //! what was taken in is there; it comes to the last height that is certified. Of whoever tends a state, under which bytes
 //! change that nobody wrote: whatever can be read is the chain's; nothing is repaired to another root, or too often; all of
-//! it can be read in the end. A run is repeated from its seed alone. [`toy`], [`careless`] and [`neglect`] have clients with planted bugs, which show that each of these is looked at.
+//! it can be read in the end. Of whoever recovers, also where no peer is honest: what counts is the old state, untouched, or the target,
+//! whole, and the target in the end if anything leads there. A run is repeated from its seed alone. [`toy`], [`careless`],
+//! [`neglect`] and [`Blunder`] have clients with planted bugs, which show that each of these is looked at.
 #![forbid(unsafe_code)]
 
 mod blocks;
