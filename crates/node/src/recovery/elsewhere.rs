@@ -8,7 +8,8 @@
 //!
 //! Rules: `spec/recovery.md`, RECOVER-7.
 
-use super::{Place as Home, SNAPSHOTS_TRIED_MAX, machine, version_of};
+use super::here::version_of;
+use super::{Place as Home, SNAPSHOTS_TRIED_MAX, machine};
 use crate::api::Refusal;
 use crate::client::Remote;
 use crate::config::{HttpAddress, Place};
