@@ -8,7 +8,7 @@
 
 use crate::chain::ChainFacts;
 use crate::keys::SignatureError;
-use crate::limits::ChainLimits;
+use crate::limits::{ChainLimits, FULL_CHANGE_BYTES};
 use crate::mempool::PoolError;
 use crate::modules::agents::{self, Places};
 use crate::nonces;
@@ -16,8 +16,8 @@ use crate::transaction::SignedTransaction;
 use keelstone_codec::{ChainId, DecodeError, Encode as _, Hash, Height, Timestamp};
 use keelstone_execution::bundles::{BundleLimits, HOLD, check_submission};
 use keelstone_execution::{
-    Activity, Batch, BatchEnd, BlockContext, BlockDraft, BundleId, Bundles, Capability, FunctionHash, Halt, Mode,
-    PublicKey, Registry, SessionError, SessionId, Sessions, Stop, SubmitError, TransactionContext, View, When,
+    Activity, Batch, BatchEnd, BlockContext, BlockDraft, BundleId, Bundles, Capability, Changes, FunctionHash, Halt,
+    Mode, PublicKey, Registry, SessionError, SessionId, Sessions, Stop, SubmitError, TransactionContext, View, When,
 };
 use keelstone_tree::{Read, ReadError};
 use std::collections::BTreeSet;
@@ -368,16 +368,83 @@ pub(crate) fn by_hooks(
     state: impl Read + 'static,
     (chain, limits): (&ChainFacts, &ChainLimits),
     signed: &SignedTransaction,
-    (height, time): (Height, Timestamp),
+    next: (Height, Timestamp),
 ) -> Result<(), Refusal> {
-    let Some(heard) = around(registry, signed, height) else { return Ok(()) };
+    let Some(heard) = around(registry, signed, next.0) else { return Ok(()) };
+    let mut draft = unmade_block(registry, activity, state, chain, next);
+    let_in(registry, &mut draft, limits, &Arc::new(heard)).map_err(unanswered)?.map(drop)
+}
+
+/// A block that nobody has made.
+fn unmade_block<'a>(
+    registry: &'a Registry,
+    activity: &'a Activity,
+    state: impl Read + 'static,
+    chain: &ChainFacts,
+    (height, time): (Height, Timestamp),
+) -> BlockDraft<'a> {
     let (proposer, seed) = (PublicKey::CHAIN, Hash::ZERO);
     let block = BlockContext { chain_id: chain.chain_id.clone(), height, time, proposer, seed };
-    let mut draft = BlockDraft::begin(registry, state, block).watched(activity);
-    match let_in(registry, &mut draft, limits, &Arc::new(heard)) {
-        Ok(verdict) => verdict.map(drop),
-        Err(Halt::Read(error)) => Err(Refusal::State(error)),
-        Err(halt) => Err(Refusal::State(ReadError::damaged(halt.to_string()))),
+    BlockDraft::begin(registry, state, block).watched(activity)
+}
+
+fn unanswered(halt: Halt) -> ReadError {
+    match halt {
+        Halt::Read(error) => error,
+        halt => ReadError::damaged(halt.to_string()),
+    }
+}
+
+/// What the program's own functions say of transactions that are to stand in one block, each on what they wrote for those in front of
+/// it: whoever can pay for one is not let in twice.
+// spec: TX-10, LEDGER-6
+pub(crate) struct Entrance<'a> {
+    registry: &'a Registry,
+    limits: &'a ChainLimits,
+    height: Height,
+    draft: BlockDraft<'a>,
+    gas_used: u64,
+}
+
+impl<'a> Entrance<'a> {
+    /// That of the next block on a state; none if nobody is kept out.
+    pub(crate) fn of(
+        registry: &'a Registry,
+        activity: &'a Activity,
+        state: impl Read + 'static,
+        (chain, limits): (&ChainFacts, &'a ChainLimits),
+        next: (Height, Timestamp),
+    ) -> Option<Self> {
+        let draft = || unmade_block(registry, activity, state, chain, next);
+        registry.has_transaction_hooks(next.0).then(|| Self {
+            registry,
+            limits,
+            height: next.0,
+            draft: draft(),
+            gas_used: 0,
+        })
+    }
+
+    /// Whether one is let in behind the others; what was written for it stays if so.
+    pub(crate) fn lets_in(&mut self, signed: &SignedTransaction) -> Result<bool, ReadError> {
+        let Some(heard) = around(self.registry, signed, self.height).map(Arc::new) else { return Ok(true) };
+        let gas_max = self.limits.bundle_gas_max;
+        let (called, changes) =
+            self.draft.apart(|draft| draft.run_transaction_hooks(When::BeforeTransaction, &heard, gas_max));
+        let batches = called.map_err(unanswered)?;
+        self.gas_used = batches.iter().fold(self.gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
+        let is_let_in = !matches!(batches.last().map(|last| &last.end), Some(BatchEnd::Stopped(_)));
+        if is_let_in {
+            self.draft.adopt(changes);
+        }
+        Ok(is_let_in)
+    }
+
+    /// Whether asking has taken as much as a whole block may: nobody is asked any more.
+    // spec: BLOCK-2, BLOCK-7
+    pub(crate) fn is_closed(&self) -> bool {
+        self.gas_used.saturating_add(self.limits.bundle_gas_max) > self.limits.block_gas_max
+            || self.draft.look(Changes::bytes) > FULL_CHANGE_BYTES
     }
 }
 

@@ -19,7 +19,7 @@ use crate::audit::{Appended, forget_audit, keep_audit};
 use crate::block::{Block, BlockRecord, Continuation, Receipt};
 use crate::bodies::block_in;
 use crate::chain::{Chain, ChainFacts};
-use crate::check::{self, Refusal};
+use crate::check::{self, Entrance, Refusal};
 use crate::genesis::{Genesis, GenesisError};
 use crate::keys::{Point, SignatureError};
 use crate::limits::ChainLimits;
@@ -464,7 +464,8 @@ impl<H: Hasher> Ledger<H> {
 
     /// Picks, of transactions that wait elsewhere, those a block should have, as indices in the order they should
     /// stand in: whoever's nonces do not go on from the last state is left out, and of an account the lowest nonce comes
-    /// first. `bytes_max` holds beside the chain's own limit; each counts with `overhead` bytes more.
+    /// first. So is who the program's own functions keep out behind those that are picked, which costs what they take, and no more
+    /// than a block of them. `bytes_max` holds beside the chain's own limit; each counts with `overhead` bytes more.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -490,15 +491,26 @@ impl<H: Hasher> Ledger<H> {
         }
         let (mut chosen, mut bytes) = (Vec::new(), 0usize);
         let bytes_max = bytes_max.min(limits.block_bytes_max as usize);
+        let (registry, activity, facts) = (&self.registry, &self.activity, (self.facts(), &limits));
+        let mut entrance = Entrance::of(registry, activity, view.clone(), facts, (height, self.time()));
         for sender in senders.into_iter().flatten() {
             let Some(Some(nonce)) = next.get_mut(&sender) else { continue };
             let Some(index) = accounts.get_mut(&sender).and_then(|waiting| waiting.remove(nonce)) else { continue };
-            bytes = bytes.saturating_add(candidates[index].len()).saturating_add(overhead);
-            if bytes > bytes_max || chosen.len() == limits.block_transactions_max as usize {
+            let more = bytes.saturating_add(candidates[index].len()).saturating_add(overhead);
+            if more > bytes_max || chosen.len() == limits.block_transactions_max as usize {
                 break;
             }
+            if let Some(entrance) = &mut entrance {
+                if entrance.is_closed() {
+                    break;
+                }
+                let signed = decoded(&limits, candidates[index]).ok();
+                if !signed.map_or(Ok(false), |signed| entrance.lets_in(&signed))? {
+                    continue; // Its nonce stays the next, so nothing of the account goes on without it.
+                }
+            }
+            (bytes, *nonce) = (more, nonce.saturating_add(1));
             chosen.push(index);
-            *nonce = nonce.saturating_add(1);
         }
         Ok(chosen)
     }

@@ -8,7 +8,7 @@
 
 use crate::chain::{self, ChainFacts};
 use keelstone_codec::{Decode as _, LIST_MAX, Value};
-use keelstone_execution::bundles::IN_FLIGHT_MAX;
+use keelstone_execution::bundles::{FORGET_BYTES_MAX, IN_FLIGHT_MAX};
 use keelstone_execution::{BundleLimits, CHANGE_BYTES_MAX, Changes, OPERATIONS_MAX};
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{Read, ReadError};
@@ -34,6 +34,9 @@ const _: () = assert!(
 /// Bytes that batches of a block may have changed when another operation of theirs begins. The share of gas comes to about a
 /// third of that where operations are small.
 pub(crate) const SHARE_CHANGE_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that a block may have changed when another transaction begins: those batches leave room for one.
+// spec: BLOCK-7
+pub(crate) const FULL_CHANGE_BYTES: u64 = SHARE_CHANGE_BYTES_MAX + CHANGE_BYTES_MAX + FORGET_BYTES_MAX;
 
 /// What limits of a running chain leave at least to a transaction, in bytes and gas: enough for the one that changes them again.
 const TRANSACTION_BYTES_LEAST: u32 = 4 << 10;

@@ -12,7 +12,7 @@ use crate::block::{Block, BlockRecord, Continuation, Receipt, Verdict, continuat
 use crate::chain::{self, Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::keys::{SignatureError, verify_batch};
-use crate::limits::{ChainLimits, SHARE_CHANGE_BYTES_MAX};
+use crate::limits::{ChainLimits, FULL_CHANGE_BYTES, SHARE_CHANGE_BYTES_MAX};
 use crate::modules::agents;
 use crate::nonces;
 use crate::parallel::{Beforehand, Oracle};
@@ -47,7 +47,7 @@ pub(crate) struct Room {
 
 impl Default for Room {
     fn default() -> Self {
-        Self { share: SHARE_CHANGE_BYTES_MAX, full: SHARE_CHANGE_BYTES_MAX + CHANGE_BYTES_MAX + FORGET_BYTES_MAX }
+        Self { share: SHARE_CHANGE_BYTES_MAX, full: FULL_CHANGE_BYTES }
     }
 }
 
@@ -55,8 +55,7 @@ impl Default for Room {
 const END_BYTES_MAX: u64 = 8 << 20;
 // spec: BLOCK-7, BLOCK-8
 const _: () = assert!(
-    HOOKS_CHANGE_BYTES_MAX + SHARE_CHANGE_BYTES_MAX + 2 * (CHANGE_BYTES_MAX + FORGET_BYTES_MAX) + END_BYTES_MAX
-        <= DIFF_BYTES_MAX,
+    HOOKS_CHANGE_BYTES_MAX + FULL_CHANGE_BYTES + CHANGE_BYTES_MAX + FORGET_BYTES_MAX + END_BYTES_MAX <= DIFF_BYTES_MAX,
     "the largest block is a diff"
 );
 
@@ -733,7 +732,9 @@ mod tests {
     use crate::transaction::Transaction;
     use crate::vouched::Vouched;
     use keelstone_codec::{Blob, ChainId, Fixed, Text};
-    use keelstone_execution::{Context, Denied, Draft, Item, Operation, SessionId, Transition, namespace, transition};
+    use keelstone_execution::{
+        Batching, Context, Denied, Draft, Item, Operation, SessionId, Transition, namespace, transition,
+    };
     use keelstone_tree::{Blake3, MemoryTree};
     use std::num::NonZeroUsize;
     use std::sync::Mutex;
@@ -822,6 +823,47 @@ mod tests {
         let taken = run.receipts.iter().take_while(|receipt| receipt.succeeded()).count();
         // Four thousand bytes, of which each counts four times, with each; what they change beside it is little.
         assert!(run.changes.bytes() < 40_000 && (5..=7).contains(&taken), "{taken}: {:?}", run.changes.bytes());
+    }
+
+    /// spec: BLOCK-7. What a block's own batches give at its beginning weighs, too, before any transaction.
+    #[test]
+    fn what_batches_gave_is_of_what_a_block_may_give() {
+        let mut registry = standard();
+        registry.register::<Weighty, Say>();
+        registry.check().unwrap();
+        let chain_id = ChainId::new("test-1").unwrap();
+        let taken_beside = |said: usize| {
+            let mut state = MemoryTree::<Blake3>::new();
+            state.apply(&Genesis::new(chain_id.clone()).first_state().unwrap().diff);
+            let mode = Mode::Async(Batching::until(Height(50)));
+            let bundle = Bundle::new(mode, vec![Operation::of(&Say); said]).unwrap();
+            let sent = Transaction {
+                chain_id: chain_id.clone(),
+                sender: key(30).public(),
+                nonce: 0,
+                expiry_height: Height(100),
+                session: None,
+                bundle,
+            };
+            let mut run = |height, transactions, room| {
+                let proposer = key(200).public();
+                let block = Block { height: Height(height), time: Timestamp(height), proposer, transactions };
+                let (before, root) = (state.clone(), state.root());
+                let way = InOrder::default();
+                let run = execute_within(&registry, before, root, block, Refused::Receipt, &way, room).unwrap();
+                state.apply(&run.changes.to_diff());
+                run
+            };
+            run(1, vec![sent.sign(&key(30))], Room::default());
+            let arrivals = (1..=20).map(|person| arrival(person, 0)).collect();
+            let run = run(2, arrivals, Room { full: 100_000, ..Room::default() });
+            let operations: usize = run.continuations.iter().map(|batch| batch.operations().len()).sum();
+            assert!(operations == said && run.changes.bytes() < 40_000, "{operations}: {}", run.changes.bytes());
+            run.receipts.iter().take_while(|receipt| receipt.succeeded()).count()
+        };
+        // Four thousand bytes each, of which each counts four times.
+        assert_eq!((taken_beside(1), taken_beside(7)), (20, 0));
+        assert!((1..20).contains(&taken_beside(6)));
     }
 
     /// spec: BLOCK-2, BLOCK-7. Once a block has changed so much, it takes no transaction more: with the number of one for

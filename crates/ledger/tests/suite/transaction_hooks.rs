@@ -108,6 +108,30 @@ impl Transition<Bank> for Gate {
     }
 }
 
+/// Counts who comes in, in the place of the mood.
+#[transition("bank.count/1")]
+struct Count;
+
+impl Transition<Bank> for Count {
+    type Output = ();
+    fn apply(&self, bank: &mut Draft<Bank>, _: &mut Context) -> Result<(), Denied> {
+        let counted = bank.mood.get_or_default()?;
+        Ok(bank.mood.set(&(counted + 10))?)
+    }
+}
+
+/// Lets in two, and somebody in particular not at all.
+#[transition("bank.turn_away/1")]
+struct TurnAway;
+
+impl Transition<Bank> for TurnAway {
+    type Output = ();
+    fn apply(&self, bank: &mut Draft<Bank>, cx: &mut Context) -> Result<(), Denied> {
+        ensure!(cx.sender() != key(9).public() && bank.mood.get_or_default()? <= 20, "not today");
+        Ok(())
+    }
+}
+
 /// The fee that is due beforehand: so much for a transaction, and one for each operation.
 #[transition("bank.charge/1")]
 struct Charge;
@@ -327,6 +351,72 @@ fn who_cannot_pay_is_not_let_in() {
     assert_eq!((made.block.transactions.len(), chain.pool().count), (1, 0));
     assert_eq!(chain.next_nonce(&key(51).public()).unwrap(), Some(1));
     assert_eq!(paid(&chain, 51) + balance(&chain, 51), 150);
+}
+
+/// spec: LEDGER-6, TX-10. Whoever proposes a block has nobody in it who cannot pay behind the others there: a deposit for one transaction
+/// gets nobody the room of many.
+#[test]
+fn a_proposal_has_nobody_in_it_who_cannot_pay() {
+    let chain = bank(registry());
+    next(&chain, vec![signed(1, 0, vec![pay(51, 250)])]);
+    // Each is let in to wait, for the last state has enough for each by itself. Of the poor one's the first two can be paid.
+    let of = |person: u8, nonces: std::ops::Range<u64>| nonces.map(move |nonce| signed(person, nonce, vec![pay(9, 0)]));
+    let sent: Vec<_> = of(51, 0..5).chain(of(2, 0..2)).chain(of(50, 0..1)).chain(of(2, 2..3)).collect();
+    for transaction in &sent[..7] {
+        chain.submit(&transaction.to_bytes()).unwrap();
+    }
+    let bytes: Vec<_> = sent.iter().map(|transaction| transaction.to_bytes()).collect();
+    let all: Vec<_> = bytes.iter().map(|bytes| &bytes[..]).collect();
+    let chosen = chain.choose(&all, usize::MAX, 6).unwrap();
+    assert_eq!(chosen, [0, 1, 5, 6, 8]);
+    let room = bytes[..2].iter().map(|bytes| bytes.len() + 6).sum::<usize>() + bytes[5].len() + 6;
+    assert_eq!(chain.choose(&all, room, 6).unwrap(), [0, 1, 5], "whoever is left out takes no room");
+    assert_eq!((paid(&chain, 51), paid(&chain, 2)), (0, 0), "asking costs nobody anything");
+    next(&chain, chosen.into_iter().map(|at| sent[at].clone()).collect());
+    let receipts = chain.receipts(chain.height()).unwrap();
+    assert!(receipts.len() == 5 && receipts.iter().all(keelstone_ledger::Receipt::succeeded), "{receipts:?}");
+    // What would have been in it otherwise pays nothing, and has its room all the same.
+    next(&chain, sent[2..5].to_vec());
+    let receipts = chain.receipts(chain.height()).unwrap();
+    assert!(receipts.iter().all(|receipt| matches!(receipt.verdict, Verdict::Refused { .. })), "{receipts:?}");
+}
+
+/// spec: LEDGER-6, EXEC-25. What an earlier hook wrote for somebody whom a later one keeps out is not there for those behind.
+#[test]
+fn who_is_left_out_of_a_proposal_leaves_nothing_behind() {
+    let mut registry = registry();
+    registry.before_transaction::<Bank, Count>().before_transaction::<Bank, TurnAway>();
+    let chain = bank(registry);
+    let sent = [9, 1, 2, 3].map(|person| signed(person, 0, vec![pay(8, 0)]).to_bytes());
+    let all = sent.each_ref().map(|bytes| &bytes[..]);
+    assert_eq!(chain.choose(&all, usize::MAX, 6).unwrap(), [1, 2]);
+}
+
+/// spec: LEDGER-6, BLOCK-2. Whoever proposes asks no more hooks than a block would call: their gas ends the choice as it ends a block,
+/// also that of hooks which keep somebody out.
+#[test]
+fn asking_hooks_for_a_proposal_costs_no_more_than_a_block() {
+    let chain = bank(registry());
+    let made = next(&chain, vec![signed(1, 0, vec![pay(9, 0)])]);
+    let asked = made.iter().find(|one| one.bundle == When::BeforeTransaction.bundle()).unwrap().gas_used;
+    let bytes =
+        |people: std::ops::RangeInclusive<u8>| people.map(|person| signed(person, 0, vec![pay(9, 0)]).to_bytes());
+    let (good, poor): (Vec<_>, Vec<_>) = (bytes(1..=9).collect(), bytes(60..=60).collect());
+    let chosen = |gas: u64, all: &[&[u8]]| {
+        let mut tight = genesis();
+        tight.limits.continuation_gas_max = 1;
+        tight.limits.block_gas_max = tight.limits.bundle_gas_max + gas;
+        let chain: Chain =
+            Ledger::create(store(), Arc::new(MemoryKv::new()), registry(), &tight, PoolLimits::default()).unwrap();
+        chain.choose(all, usize::MAX, 6).unwrap()
+    };
+    let good: Vec<_> = good.iter().map(|bytes| &bytes[..]).collect();
+    // One more may begin as long as the limit is not passed.
+    assert_eq!(chosen(3 * asked, &good), [0, 1, 2, 3]);
+    assert_eq!(chosen(3 * asked - 1, &good), [0, 1, 2]);
+    let behind_a_poor_one = [&poor[0], good[0]];
+    assert_eq!(chosen(asked, &behind_a_poor_one), [1]);
+    assert!(chosen(1, &behind_a_poor_one).is_empty());
 }
 
 /// spec: EXEC-25, TX-10. Whom a later hook keeps out has paid nothing to the one before it.
