@@ -22,7 +22,7 @@ use crate::library::{self, expected, look_into_library};
 use crate::metrics::Metrics;
 use crate::own_log::{MENDED_NOTHING, OwnLog, Stood, Who, standing};
 use crate::p2p::Network;
-use keelstone_codec::{Height, Key, Value, unhex};
+use keelstone_codec::{Height, Key, Root, Value, unhex};
 use keelstone_ledger::{NodeEvent, NodeStep, Standing, cut};
 use keelstone_store::{Accept, Mended, StoreError, Supplier, Wanted};
 use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MAX, Silence, TRIES_MAX, may_try_again};
@@ -284,17 +284,9 @@ impl Mender {
         if self.stopped()?.is_some() {
             return Ok(false);
         }
-        // Only to a certified root. spec: CHECK-4
         let due = Due { from: None, entries: 0, peers: 0, roots: 0, number: 0 };
         let picked = engine.pick(&due)?;
-        match picked.certified {
-            Certified::Here | Certified::Given => Ok(true),
-            Certified::Root(root) if root == picked.at.root => Ok(true),
-            Certified::Root(_) => {
-                Err(Failure::integrity("the root here is not the certified one: the state is kept as it is"))
-            }
-            Certified::Nothing => Err(Failure::error("nothing certifies the root here yet")),
-        }
+        is_the_chains(&picked.at.root, &picked.certified).map(|()| true)
     }
 
     /// Mends because the owner asks.
@@ -371,6 +363,19 @@ impl Mender {
         let stopped = self.stopped().unwrap_or_else(|failure| Some(failure.message));
         let (waiting, left) = (locked(&self.known).problems.len(), locked(&self.left).count);
         json!({ "automatic": self.automatic, "waiting": waiting, "left": left, "stopped": stopped })
+    }
+}
+
+/// Whether a root here is certified: to no other is anything mended.
+// spec: CHECK-4
+fn is_the_chains(here: &Root, certified: &Certified) -> Result<(), Failure> {
+    match certified {
+        Certified::Here | Certified::Given => Ok(()),
+        Certified::Root(root) if root == here => Ok(()),
+        Certified::Root(_) => {
+            Err(Failure::integrity("the root here is not the certified one: the state is kept as it is"))
+        }
+        Certified::Nothing => Err(Failure::error("nothing certifies the root here yet")),
     }
 }
 
@@ -702,7 +707,7 @@ fn below(start: &[u8], prefix_len: usize) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::client::testing::answering;
-    use keelstone_codec::{Namespace, Root};
+    use keelstone_codec::Namespace;
     use keelstone_tree::Totals;
 
     /// A state in which this much can be made good.
@@ -741,6 +746,86 @@ mod tests {
         };
         assert_eq!([mend(0), mend(0), mend(0), mend(0)], [0; 4]);
         assert_eq!([mend(1), mend(0), mend(2), mend(0)], [1, 1, 2, 2]);
+    }
+
+    /// spec: CHECK-4. Nothing is mended to a root that is not certified to be this chain's, or is not certified at all.
+    #[test]
+    fn only_to_a_certified_root_is_anything_mended() {
+        let [here, other] = [7, 8].map(|byte| Root(keelstone_codec::Hash([byte; 32])));
+        for certified in [Certified::Here, Certified::Given, Certified::Root(here)] {
+            assert!(is_the_chains(&here, &certified).is_ok(), "{certified:?}");
+        }
+        for (certified, exit) in [(Certified::Root(other), Exit::Integrity), (Certified::Nothing, Exit::Error)] {
+            assert_eq!(is_the_chains(&here, &certified).map_err(|failure| failure.exit), Err(exit));
+        }
+    }
+
+    fn lost(offset: u64) -> StoreError {
+        StoreError::Damaged { file: "1.log".to_owned(), offset, what: "a record of old".to_owned() }
+    }
+
+    /// A new chain, and who mends it; nobody can be asked.
+    fn mender() -> (tempfile::TempDir, Arc<dyn Engine>, Mender) {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let genesis = keelstone_ledger::Genesis::new(keelstone_codec::ChainId::new("mended-1").expect("a name"));
+        home.write_genesis(&genesis).expect("written");
+        let config = config::Config::default();
+        let functions = keelstone_ledger::modules::standard();
+        let engine = crate::engine::open(&home, &config, &functions).expect("a new chain");
+        let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
+        let mender = Mender::new(&engine, &config.check, &home, None, metrics, health);
+        (place, engine, mender)
+    }
+
+    /// spec: CHECK-10. What was looked at before a mending ended is no reason for another; nor does a look that began before damage was
+    /// found say that there is none.
+    #[test]
+    fn a_look_from_before_says_nothing_of_what_came_since() {
+        let (_place, _engine, mender) = mender();
+        let waiting = || mender.status()["waiting"].as_u64().expect("a number");
+        let is_damaged = || mender.health.damaged.load(Ordering::Relaxed);
+        let before = mender.look();
+        let _ = mender.asked(&[lost(512)], &[]);
+        mender.health.damaged.store(false, Ordering::Relaxed);
+        mender.learn(before, &[lost(512)]);
+        mender.found_damage(before);
+        assert_eq!((waiting(), is_damaged(), mender.mended_since(before)), (0, false, true));
+        let since = mender.look();
+        mender.learn(since, &[lost(512)]);
+        mender.found_damage(since);
+        assert_eq!((waiting(), is_damaged(), mender.mended_since(since)), (1, true, false));
+        mender.found_whole(since);
+        assert!(is_damaged(), "that look began before it was found");
+        mender.found_whole(mender.look());
+        assert!(!is_damaged());
+    }
+
+    /// spec: CHECK-10. What a mending left is tried a dozen times in an hour, whoever comes who was not asked, and what is found besides is
+    /// tried all the same.
+    #[test]
+    fn what_was_left_waits_until_an_hour_is_over() {
+        let (_place, _engine, mut mender) = mender();
+        mender.peers = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into()];
+        let stopping = AtomicBool::new(false);
+        let places = Places { from: &[], peers: &[], network: None, stopping: &stopping };
+        let tried = |mender: &Mender| mender.own.tried_mending(100).expect("it is on record").len();
+        let by_itself = |mender: &Mender, problem: StoreError| {
+            let left = BTreeSet::from([lost(512).to_string()]);
+            *locked(&mender.left) = Left { problems: left, count: 1, places: BTreeSet::new() };
+            mender.learn(mender.look(), &[problem]);
+            mender.by_itself();
+            tried(mender)
+        };
+        for count in 1..=11 {
+            mend(&Damaged(0), (&mender.home, &mender.own), Who::Node, &[lost(512)], &places).expect("it is tried");
+            assert_eq!(tried(&mender), count);
+        }
+        assert_eq!(by_itself(&mender, lost(512)), 12);
+        assert_eq!(by_itself(&mender, lost(512)), 12, "once more within the hour");
+        assert_eq!(mender.status()["waiting"], 1, "it waits for the next");
+        locked(&mender.known).problems.clear();
+        assert_eq!(by_itself(&mender, lost(1024)), 13, "it was not tried yet");
     }
 
     /// What a list is asked for misses nothing of a range, and begins near it.

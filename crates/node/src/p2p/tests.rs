@@ -700,8 +700,116 @@ mod stranger {
             *self.way.lock().unwrap() = way;
         }
     }
+
+    /// Longer answers than this are not read.
+    const READ_BYTES_MAX: u32 = 1 << 16;
+
+    /// Frames, of which answers are read only if they are short.
+    #[derive(Clone)]
+    struct Unread;
+
+    impl request_response::Codec for Unread {
+        type Protocol = StreamProtocol;
+        type Request = Vec<u8>;
+        type Response = Vec<u8>;
+
+        async fn read_request<T>(&mut self, protocol: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+        where
+            T: libp2p::futures::AsyncRead + Unpin + Send,
+        {
+            Frames.read_request(protocol, io).await
+        }
+
+        async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+        where
+            T: libp2p::futures::AsyncRead + Unpin + Send,
+        {
+            let mut length = [0; 4];
+            io.read_exact(&mut length).await?;
+            let length = u32::from_le_bytes(length);
+            if length > READ_BYTES_MAX {
+                std::future::pending::<()>().await;
+            }
+            let mut frame = vec![0; length as usize];
+            io.read_exact(&mut frame).await?;
+            Ok(frame)
+        }
+
+        async fn write_request<T>(&mut self, protocol: &StreamProtocol, io: &mut T, frame: Vec<u8>) -> io::Result<()>
+        where
+            T: libp2p::futures::AsyncWrite + Unpin + Send,
+        {
+            Frames.write_request(protocol, io, frame).await
+        }
+
+        async fn write_response<T>(&mut self, protocol: &StreamProtocol, io: &mut T, frame: Vec<u8>) -> io::Result<()>
+        where
+            T: libp2p::futures::AsyncWrite + Unpin + Send,
+        {
+            Frames.write_response(protocol, io, frame).await
+        }
+    }
+
+    /// Somebody who asks for much and reads none of it. Its connection ends with it.
+    pub(super) struct Hoarder {
+        asks: mpsc::UnboundedSender<Request>,
+        /// How often it was told to come back.
+        pub(super) busy: Arc<AtomicU64>,
+    }
+
+    impl Hoarder {
+        pub(super) fn start(runtime: &Runtime, of: &Node) -> Self {
+            let _inside = runtime.enter();
+            let config = request_response::Config::default().with_request_timeout(PATIENCE);
+            let protocols = [(PROTOCOL, ProtocolSupport::Full)];
+            let frames = request_response::Behaviour::with_codec(Unread, protocols, config);
+            let mut swarm = SwarmBuilder::with_new_identity()
+                .with_tokio()
+                .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+                .unwrap()
+                .with_behaviour(|_| frames)
+                .unwrap()
+                .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
+                .build();
+            let ((asks, mut asked), busy) = (mpsc::unbounded_channel(), Arc::<AtomicU64>::default());
+            let (peer, told) = (of.id(), busy.clone());
+            let address = libp2p::Multiaddr::from(of.socket().ip()).with(Protocol::Tcp(of.socket().port()));
+            swarm.add_peer_address(peer, address);
+            runtime.spawn(async move {
+                for id in 0.. {
+                    let body: Request = loop {
+                        tokio::select! {
+                            asked = asked.recv() => match asked {
+                                Some(body) => break body,
+                                None => return,
+                            },
+                            event = swarm.next() => {
+                                let Some(SwarmEvent::Behaviour(request_response::Event::Message {
+                                    message: Message::Response { response, .. },
+                                    ..
+                                })) = event else { continue };
+                                let Frame { body, .. } = Frame::<Response>::from_bytes(&response).unwrap();
+                                assert!(matches!(body, Response::Busy { .. }), "{body:?}");
+                                told.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    };
+                    swarm.behaviour_mut().send_request(&peer, Frame { id, body }.to_bytes());
+                }
+            });
+            Self { asks, busy }
+        }
+
+        pub(super) fn asks(&self, request: Request) {
+            self.asks.send(request).unwrap();
+        }
+
+        pub(super) fn is_told(&self, times: u64) -> bool {
+            self.busy.load(Ordering::Relaxed) == times
+        }
+    }
 }
-use stranger::{Stranger, Way};
+use stranger::{Hoarder, Stranger, Way};
 
 /// Whether the other end closes a connection on which somebody sent all this, or says that it wants no more of it.
 fn is_ended(runtime: &Runtime, to: SocketAddr, from: &libp2p::identity::Keypair, sent: &[u8]) -> bool {
@@ -943,6 +1051,37 @@ fn y03_an_answer_without_end_is_given_up() {
         assert!(matches!(ask(&stranger.id()), Ok(Response::Status(_))), "{way:?}: and so does who did it");
     }
     assert_eq!(stranger.met.load(Ordering::Relaxed), 1, "one connection served all of this");
+}
+
+/// Y-03, spec: PEER-24. Of what a peer asks for and does not read no more is held than its share, and nothing is made for it beyond that;
+/// others of its address are answered, and once it has gone there is room again.
+#[test]
+fn y03_answers_that_are_not_read_are_held_up_to_a_bound() {
+    fn large(_: &Request, _: Response) -> Response {
+        Response::Nodes(Blob::new(vec![7; 4_000_000]).unwrap())
+    }
+    let page = || Request::GetNodes { at: target(), page: 0 };
+    let runtime = runtime();
+    let (answers, made) = somebody(large);
+    let peer = Node::start(&runtime, &[], Some(answers), |_, setup| {
+        (setup.address_bytes_per_second, setup.address_work_ms_per_second) = (1 << 40, 1 << 20);
+    });
+    for round in 1..=2 {
+        let hoarder = Hoarder::start(&runtime, &peer);
+        // Six are 24 MB, the last of which begins below the bound of a peer.
+        (0..12).for_each(|_| hoarder.asks(page()));
+        until("the rest is told to come back", || hoarder.is_told(6));
+        let before = made.load(Ordering::Relaxed);
+        hoarder.asks(page());
+        until("so is the next", || hoarder.is_told(7));
+        assert_eq!(made.load(Ordering::Relaxed), before, "round {round}: it was made for nothing");
+        let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+        node.meets(&peer);
+        assert!(matches!(node.network.ask(&peer.id(), page()), Ok(Response::Nodes(_))), "round {round}");
+        drop(hoarder);
+        until("it is gone", || peer.network.connected().iter().all(|known| *known == node.id()));
+        runtime.block_on(node.network.stop());
+    }
 }
 
 /// However many come and go between two looks, no more are known afterwards than may be: those that went first are not.
