@@ -276,6 +276,24 @@ fn hooks_under_cometbft_come_to_the_same_on_every_node() {
     assert_eq!(code, 13, "a third time: {said}");
     assert!(said.to_string().contains("orchard.gate/1 does not let it in"), "{said}");
 
+    // Five at once of somebody who is let in twice: whoever proposes a block has no more of them in it than that.
+    asked(&["keys", "new", "crowd"]);
+    let call = json!([{ "call": "orchard.pick/1", "args": { "tree": 0 } }]);
+    let sent: Vec<String> = (0..5)
+        .filter_map(|nonce| {
+            std::fs::write(&plan, json!({ "operations": call, "nonce": nonce }).to_string())
+                .expect("a plan can be written");
+            let plan = plan.to_str().expect("UTF-8");
+            let (code, said) = network.on_home("node0", &["tx", "send", plan, "--from", "crowd", "--no-wait"]);
+            assert!(code == 0 || said.to_string().contains("does not let it in"), "{said}");
+            (code == 0).then(|| said["id"].as_str().expect("its id").to_owned())
+        })
+        .collect();
+    network.until_all_at(network.tip() + 2);
+    let became: Vec<(i32, Value)> = sent.iter().map(|id| network.on_home("node0", &["query", "tx", id])).collect();
+    assert!(became.iter().filter(|(code, _)| *code == 0).count() == 2, "{became:?}");
+    assert!(became.iter().all(|(_, said)| !said.to_string().contains("refused")), "{became:?}");
+
     for joins in [&["join"][..], &["join", "--from-genesis"]] {
         network.run(joins);
     }
