@@ -415,13 +415,9 @@ impl<'a> Entrance<'a> {
         (chain, limits): (&ChainFacts, &'a ChainLimits),
         next: (Height, Timestamp),
     ) -> Option<Self> {
-        let draft = || unmade_block(registry, activity, state, chain, next);
-        registry.has_transaction_hooks(next.0).then(|| Self {
-            registry,
-            limits,
-            height: next.0,
-            draft: draft(),
-            gas_used: 0,
+        registry.has_transaction_hooks(next.0).then(|| {
+            let draft = unmade_block(registry, activity, state, chain, next);
+            Self { registry, limits, height: next.0, draft, gas_used: 0 }
         })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! `cargo xtask test` is everything a change must pass: formatting, lints, tests, documentation. Each part has a time
 //! budget, because a check that takes too long is a check nobody runs. On a CI machine (`CI` is set) a part over its
-//! budget fails; elsewhere the table only says so. No dependencies, so it starts within a second.
+//! budget fails; elsewhere the table only says so. What runs nothing goes on beside the tests, with the processor time that they
+//! leave. No dependencies, so it starts within a second.
 //!
 //! Before the tests it installs what they run that is not Rust, where that can be had. What cannot be had is left out
 //! and named at the end; on a CI machine nothing may be left out.
@@ -19,6 +20,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::str::FromStr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// One part of the test command. Budgets are for two cores and an empty target directory, and more than each part
@@ -41,8 +43,13 @@ const TEST: &[Part] = &[
     part("format", 20, &["fmt", "--all", "--check"]),
     // What is tested, without the examples that measure: the lints check those.
     part("build", 1_260, &["test", "--tests", "--workspace", "--features", FEATURES, "--locked", "--no-run"]),
-    part("tests", 1_080, &["test", "--tests", "--workspace", "--features", FEATURES, "--locked", "--no-fail-fast"]),
     part("doctests", 120, &["test", "--doc", "--workspace", "--features", FEATURES, "--locked", "--no-fail-fast"]),
+    part(TESTS, 1_080, &["test", "--tests", "--workspace", "--features", FEATURES, "--locked", "--no-fail-fast"]),
+];
+
+/// What is looked at without being run, in this order: beside the tests, of which the longest wait for networks. The budgets
+/// are for what is left of it, all together, once those have ended.
+const BESIDE: &[Part] = &[
     part(
         "lints",
         300,
@@ -55,6 +62,10 @@ const TEST: &[Part] = &[
         ..part("docs", 120, &["doc", "--workspace", "--no-deps", "--locked"])
     },
 ];
+/// The part beside which those run.
+const TESTS: &str = "tests";
+/// How long it has to take the lock of the build directory first, which it gives back once it knows that all is built.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What `promtool` is told to do with the alert rules.
 const RULES: [&[&str]; 2] =
@@ -341,6 +352,21 @@ impl Outcome {
         self.table += &format!("{name:9} {:>4} s of {:>4} s  {verdict}\n", took.as_secs(), budget.as_secs());
     }
 
+    /// Waits for what went on beside the tests, and shows what it said.
+    fn beside(&mut self, beside: thread::JoinHandle<Vec<Beside>>) {
+        let budget = BESIDE.iter().map(|part| part.budget).sum();
+        let mut done = Vec::new();
+        self.part("beside", budget, || {
+            done = beside.join().unwrap_or_default();
+            done.len() == BESIDE.len() && done.iter().all(|one| one.passed)
+        });
+        for Beside { part, passed, said, took } in done {
+            println!("\n--- {}: cargo {}\n{said}", part.name, part.cargo.join(" "));
+            let verdict = if passed { "ok" } else { "FAILED" };
+            self.table += &format!("- {:7} {:>4} s beside     {verdict}\n", part.name, took.as_secs());
+        }
+    }
+
     /// A program from outside. Without it some tests are left out, which is a failure on a CI machine.
     fn outside(&mut self, found: Found, without: &str) -> Option<std::path::PathBuf> {
         match found {
@@ -354,6 +380,35 @@ impl Outcome {
     }
 }
 
+/// What became of a part that went on beside the tests.
+struct Beside {
+    part: &'static Part,
+    passed: bool,
+    /// Both its streams.
+    said: String,
+    took: Duration,
+}
+
+/// Runs [`BESIDE`] one after the other with what processor time nobody else wants.
+fn run_beside() -> Vec<Beside> {
+    thread::sleep(LOCK_PATIENCE);
+    let run = |part: &'static Part| {
+        let start = Instant::now();
+        let mut command = Command::new("nice");
+        let cargo = cargo(part.cargo);
+        command.args(["-n", "19"]).arg(cargo.get_program()).args(cargo.get_args()).envs(part.env.iter().copied());
+        let (passed, said) = match command.stdin(Stdio::null()).output() {
+            Ok(output) => {
+                let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                (output.status.success(), said.concat())
+            }
+            Err(error) => (false, format!("could not run nice: {error}")),
+        };
+        Beside { part, passed, said, took: start.elapsed() }
+    };
+    BESIDE.iter().map(run).collect()
+}
+
 /// Runs all parts, also after one has failed: a person wants to see all that is wrong at once.
 fn test() -> ExitCode {
     let on_ci = env::var_os("CI").is_some();
@@ -364,6 +419,7 @@ fn test() -> ExitCode {
         found.is_ok() || !on_ci
     });
     let cometbft = outcome.outside(found, "the end-to-end tests (tests/cometbft)");
+    let mut beside = None;
     for part in TEST {
         println!("\n--- {}: cargo {}", part.name, part.cargo.join(" "));
         let mut command = cargo(part.cargo);
@@ -371,7 +427,13 @@ fn test() -> ExitCode {
         if let Some(cometbft) = &cometbft {
             command.env("KEELSTONE_COMETBFT", cometbft);
         }
+        if part.name == TESTS {
+            beside = Some(thread::spawn(run_beside));
+        }
         outcome.part(part.name, part.budget, || run(&mut command) == ExitCode::SUCCESS);
+    }
+    if let Some(beside) = beside {
+        outcome.beside(beside);
     }
     println!("\n--- rules: promtool");
     let mut found = Err(String::new());
