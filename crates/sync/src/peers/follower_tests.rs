@@ -2,8 +2,8 @@
 
 use super::follower::{AHEAD_BYTES_MAX, AHEAD_MAX, PEERS_MAX, RECORDS_MAX};
 use super::{
-    Change, Diverged, FollowEffect, FollowEvent, Follower, Gap, Manner, Misconduct, PeerId, Request, Response, Server,
-    ServerLimits, Status, Tick, Version, Versions, Why,
+    Change, Diverged, FollowEffect, FollowEvent, Follower, Frame, Gap, HeightDiff, Heights, Manner, Misconduct, PeerId,
+    Request, Response, Server, ServerLimits, Status, Tick, Version, Versions, Why,
 };
 use crate::snapshot::SnapshotParams;
 use keelstone_codec::{
@@ -16,7 +16,7 @@ use keelstone_ledger::{
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::kv::MemoryKv;
 use keelstone_store::{Options, Retention, Store, StoreError, View};
-use keelstone_tree::{Blake3, Diff, HashKind, ReadError};
+use keelstone_tree::{Blake3, Diff, HashKind, KeyRange, Read as _, ReadError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -249,7 +249,7 @@ impl World {
                 };
                 let honest = server.answer(Tick(self.now), peer, &frame.body);
                 let Some(body) = way(&frame.body, honest) else { return Vec::new() };
-                let answer = super::Frame { id: frame.id, body }.to_bytes();
+                let answer = Frame { id: frame.id, body }.to_bytes();
                 self.follower.step(Tick(self.now), FollowEvent::Answered(peer, frame.id, &answer))
             }
             FollowEffect::Ban(peer, why) => {
@@ -424,8 +424,9 @@ fn asked_ahead(producer: &Chain, way: Way) -> Vec<Request> {
         while let Some(effect) = effects.pop() {
             let FollowEffect::Ask(_, frame) = effect else { continue };
             let answer = way(&frame.body, server.answer(now, peer, &frame.body)).unwrap();
-            let answer = super::Frame { id: frame.id, body: answer }.to_bytes();
+            let answer = Frame { id: frame.id, body: answer }.to_bytes();
             asked.push(frame.body);
+            assert!(asked.len() < 10_000, "it asks without end");
             effects.extend(follower.step(now, FollowEvent::Answered(peer, frame.id, &answer)));
         }
         effects = follower.step(now, FollowEvent::Tick);
@@ -497,7 +498,7 @@ fn the_next_height_is_asked_for_however_much_is_held_ahead() {
                         asked.push(*heights);
                     }
                     let Some(body) = answer(now, peer, &frame.body) else { continue };
-                    let frame = super::Frame { id: frame.id, body };
+                    let frame = Frame { id: frame.id, body };
                     effects.extend(follower.step(now, FollowEvent::Answered(peer, frame.id, &frame.to_bytes())));
                 }
                 FollowEffect::Take(step) => {
@@ -518,6 +519,127 @@ fn the_next_height_is_asked_for_however_much_is_held_ahead() {
         [(Height(1), Height(1))]
     );
     assert_eq!(handed_out, 2);
+}
+
+/// S-11. An answer without anything in it is a failure: whoever gives no other is asked now and then, and not on and on.
+#[test]
+fn s11_an_empty_answer_is_not_asked_for_on_and_on() {
+    let producer = chain(None);
+    grow(&producer, 2);
+    let asked = asked_ahead(&producer, empty);
+    let diffs = asked.iter().filter(|request| matches!(request, Request::GetDiffs { .. })).count();
+    assert!((2..=120).contains(&diffs), "{diffs} times within a minute");
+}
+
+/// S-01, spec: PEER-4, PEER-7. Changes come of the heights that were asked for, in order; else who sent them has lied.
+#[test]
+fn s01_changes_of_other_heights_are_their_senders_fault() {
+    fn changed(answer: Response, change: fn(&mut Vec<HeightDiff>)) -> Option<Response> {
+        let Response::Diffs(diffs) = answer else { return Some(answer) };
+        let mut diffs = diffs.into_vec();
+        change(&mut diffs);
+        Some(Response::Diffs(BoundedList::new(diffs).unwrap()))
+    }
+    fn swapped(_: &Request, answer: Response) -> Option<Response> {
+        changed(answer, |diffs| diffs.swap(0, 1))
+    }
+    fn beyond(_: &Request, answer: Response) -> Option<Response> {
+        changed(answer, |diffs| diffs.push(HeightDiff { height: Height(3), diff: Diff::default() }))
+    }
+    let producer = chain(None);
+    grow(&producer, 2);
+    for (way, what) in [(swapped as Way, "height 2 in the place of 1"), (beyond, "height 3 in the place of 3")] {
+        let mut world = World::new(chain(None), Manner::Diffs, &[(&producer, way)]);
+        world.run(stands(&producer));
+        let [(PeerId(1), Misconduct::FalseAnswers { times: 3, last })] = &world.banned[..] else {
+            panic!("{what}: {:?}", world.banned)
+        };
+        assert_eq!(last, what);
+    }
+}
+
+/// A follower to which one peer answers as `answer` says; until that is banned, or for a minute. What it says to do, but for its
+/// questions.
+fn alone_with(
+    follower: &mut Follower,
+    target: Version,
+    mut answer: impl FnMut(Tick, &Frame<Request>) -> Frame<Response>,
+) -> Vec<FollowEffect> {
+    let peer = PeerId(1);
+    let mut effects = follower.step(Tick(0), FollowEvent::Target(target));
+    effects.extend(follower.step(Tick(0), FollowEvent::Connected(peer)));
+    let mut said = Vec::new();
+    for now in (0..60_000).step_by(100).map(Tick) {
+        while let Some(effect) = effects.pop() {
+            match effect {
+                FollowEffect::Ask(peer, frame) => {
+                    let answer = answer(now, &frame).to_bytes();
+                    effects.extend(follower.step(now, FollowEvent::Answered(peer, frame.id, &answer)));
+                }
+                other => said.push(other),
+            }
+        }
+        effects = follower.step(now, FollowEvent::Tick);
+    }
+    said
+}
+
+/// S-01, spec: PEER-7, SNAP-11. An answer under another number, and a proof of fewer records than were asked for, are lies: nothing is
+/// learnt from either, and who is banned for them is not taken back. A target below the one that is known is no target.
+#[test]
+fn s01_what_answers_another_question_is_a_lie() {
+    let producer = chain(None);
+    grow(&producer, 5);
+    let mut server = Server::new(Kept(producer.clone()), params(), ServerLimits::default(), Tick(0));
+    for fewer in [false, true] {
+        let mut follower = Follower::new(params(), Manner::Diffs, stands(&chain(None)), 1_000);
+        let said = alone_with(&mut follower, stands(&producer), |now, Frame { id, body }| {
+            let (id, body) = match body {
+                Request::GetHeader { at, heights } if fewer => {
+                    let first = Heights::new(heights.first(), heights.first()).unwrap();
+                    (*id, Request::GetHeader { at: *at, heights: first })
+                }
+                body if fewer => (*id, body.clone()),
+                body => (id + 1, body.clone()),
+            };
+            Frame { id, body: server.answer(now, PeerId(1), &body) }
+        });
+        let [FollowEffect::Ban(PeerId(1), Misconduct::FalseAnswers { times: 3, .. })] = &said[..] else {
+            panic!("{said:?}")
+        };
+        assert_eq!(follower.step(Tick(60_000), FollowEvent::Connected(PeerId(1))), []);
+        let lower = Version { height: Height(3), root: producer.root_at(Height(3)).unwrap().unwrap() };
+        assert_eq!(follower.step(Tick(60_000), FollowEvent::Target(lower)), []);
+        assert_eq!(follower.target(), stands(&producer));
+    }
+}
+
+/// spec: PEER-5. A question is asked of one peer, of a second once that takes long, and of no third.
+#[test]
+fn a_question_is_asked_of_two_peers_at_most() {
+    let producer = chain(None);
+    grow(&producer, 5);
+    let mut server = Server::new(Kept(producer.clone()), params(), ServerLimits::default(), Tick(0));
+    let mut follower = Follower::new(params(), Manner::Diffs, stands(&chain(None)), 1_000);
+    let mut effects = follower.step(Tick(0), FollowEvent::Target(stands(&producer)));
+    effects.extend((1..=4).flat_map(|peer| follower.step(Tick(0), FollowEvent::Connected(PeerId(peer)))));
+    let mut asked = Vec::new();
+    for now in [0, 100, 125, 130, 999].map(Tick) {
+        effects.extend(follower.step(now, FollowEvent::Tick));
+        while let Some(effect) = effects.pop() {
+            let FollowEffect::Ask(peer, frame) = effect else { panic!("{effect:?}") };
+            match frame.body {
+                Request::Status => {
+                    let answer = Frame { id: frame.id, body: server.answer(now, peer, &frame.body) }.to_bytes();
+                    effects.extend(follower.step(now, FollowEvent::Answered(peer, frame.id, &answer)));
+                }
+                Request::GetHeader { .. } => asked.push((now.0, peer)),
+                _ => {}
+            }
+        }
+    }
+    let [(0, first), (125, second)] = asked[..] else { panic!("{asked:?}") };
+    assert_ne!(first, second);
 }
 
 /// No more peers are asked than may be known, however many come.
@@ -608,6 +730,34 @@ fn a_diff_is_the_one_its_record_names_or_nothing_of_it_is_taken() {
     for out in 0..diff.len() - 1 {
         assert!(refused(&without_one(out)).contains("digest"));
     }
+    let and = |name: &Namespace, key: &Key, value: Value| -> Diff {
+        diff.clone().then([(name.clone(), key.clone(), Some(value))].into_iter().collect())
+    };
+    let place = keelstone_ledger::BlockRecord::place(Height(1));
+    let mut forged = certified.record.as_ref().unwrap().to_bytes();
+    *forged.last_mut().unwrap() ^= 1;
+    assert!(refused(&and(&place.0, &place.1, Value::new(forged).unwrap())).contains("does not write the record"));
+    let written = |name: &Namespace, key: &Key| diff.iter().any(|(at, write)| at == name && write.key == *key);
+    let kept = own.view().namespaces().into_iter().find_map(|(name, _)| {
+        let entries = own.view().scan(&name, KeyRange::all()).map(Result::unwrap).collect::<Vec<_>>();
+        let kept = entries.into_iter().find(|(key, _)| !written(&name, key));
+        kept.map(|(key, value)| (name, key, value))
+    });
+    let (name, key, value) = kept.unwrap();
+    assert!(refused(&and(&name, &key, value)).contains("what is there already"));
+    // A height that changed nothing, of which somebody says that it did, is his lie as well.
+    let nothing = keelstone_ledger::Certified { height: Height(1), record: None, root: own.root() };
+    assert!(matches!(own.take_diff(&nothing, &diff), Err(TakeError::NotIt { .. })));
+    // And a block that its record does not name.
+    let mut block = producer.block(Height(1)).unwrap();
+    block.time = Timestamp(block.time.0 + 1);
+    assert!(matches!(own.take_block(&certified, Some(block)), Err(TakeError::NotIt { .. })));
+    // A record that stands on another state than the one here says that this is not the chain's.
+    let mut elsewhere = certified.clone();
+    elsewhere.record.as_mut().unwrap().previous_root = Root(Hash([8; 32]));
+    assert!(
+        matches!(own.take_diff(&elsewhere, &diff), Err(TakeError::Differs { certified, .. }) if certified.0.0 == [8; 32])
+    );
     // Another root is certified for it: this is no liar's work.
     let other = keelstone_ledger::Certified { root: Root(Hash([7; 32])), ..certified.clone() };
     assert!(matches!(own.take_diff(&other, &diff), Err(TakeError::Differs { height: Height(1), .. })));

@@ -462,6 +462,21 @@ fn trust_begins_with_one_header_and_ends_with_its_time() {
     }
     let elsewhere = Settings { chain_id: "elsewhere".to_owned(), ..settings(&both, same) };
     assert!(matches!(begin(elsewhere, now()), LightError::Refused { flaw: Flaw::OtherChain { .. }, .. }));
+    // Nobody but the header says who votes for the next: a set of another making could sign whatever comes behind it.
+    let (liar, _) = Served {
+        voters: changing,
+        spoil: |asked, reply| match (asked.path, asked.height, reply) {
+            ("/validators", 3, Reply::Result(mut set)) => {
+                set["validators"][0]["voting_power"] = json!("11");
+                Reply::Result(set)
+            }
+            (_, _, reply) => reply,
+        },
+        ..honest()
+    }
+    .serve();
+    let lied_to = begin(settings(&[&liar, &second], changing), now());
+    assert!(matches!(lied_to, LightError::Refused { height: Height(2), flaw: Flaw::Validators { .. }, .. }));
     let later = Timestamp(now().0 + 7 * 86_400_000);
     match begin(settings(&both, same), later) {
         LightError::Expired { height: Height(2), age_s, limit_s } => assert!(age_s >= limit_s && limit_s == 604_800),
@@ -656,6 +671,8 @@ fn a_set_of_validators_is_bounded_in_number_and_power() {
     let twice =
         refused(|asked, reply| changed(asked, reply, |set| set["validators"][1] = set["validators"][0].clone()));
     assert!(matches!(twice, FormError::Twice { .. }), "{twice}");
+    let another = refused(|asked, reply| changed(asked, reply, |set| set["block_height"] = json!("7")));
+    assert!(matches!(another, FormError::OtherHeight { .. }), "{another}");
     let all = refused(|asked, reply| {
         changed(asked, reply, |set| set["validators"][0]["voting_power"] = json!((i64::MAX / 8).to_string()))
     });
